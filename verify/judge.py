@@ -1,0 +1,78 @@
+"""Holds answers against the exact ones.
+
+    |answer - exact| <= 64 u · terms · (|exact| + Σ_i |x_i ∂exact/∂x_i| + S) + η
+
+u is the unit roundoff of the case's dtype, η its smallest normal number. The sum says how far rounding the inputs alone would
+move the answer; S is what a textbook form loses where it cancels; `terms` is how many terms the operation sums. All three come
+with the expected answer. An honest port in any arithmetic passes; no tolerance is anybody's choice. Infinite, integer and boolean
+answers are compared by equality, and where the exact answer is beyond the dtype's range, the infinity of its sign is right.
+"""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+FACTOR = 64
+
+
+class Exact(Protocol):
+    """What is expected of one output; see `verify.oracle`."""
+
+    @property
+    def value(self) -> np.ndarray: ...
+    @property
+    def scale(self) -> np.ndarray: ...
+    @property
+    def terms(self) -> int: ...
+
+
+class Miss(NamedTuple):
+    """One entry of one output that is not what it should be."""
+
+    output: str
+    index: tuple[int, ...]
+    got: str
+    exact: str
+    times_bound: float  # error over bound; infinite where no bound applies
+
+    def __str__(self) -> str:
+        place = f"{self.output}{list(self.index) if self.index else ''}"
+        excess = f" ({self.times_bound:.3g} times the bound)" if np.isfinite(self.times_bound) else ""
+        return f"{place} is {self.got}, exact {self.exact}{excess}"
+
+
+def compare(expected: Mapping[str, Exact], answers: Mapping[str, np.ndarray], dtype: str) -> tuple[float, list[Miss]]:
+    """Worst error over bound among all entries of the answers given, and every miss. NaN is a miss."""
+    worst, misses = 0.0, []
+    for output, answer in answers.items():
+        for miss in _entries(output, expected[output], answer, dtype):
+            worst = max(worst, miss.times_bound)
+            if not miss.times_bound <= 1:
+                misses.append(miss)
+    return worst, misses
+
+
+def _entries(output: str, exact: Exact, answer: np.ndarray, dtype: str) -> Iterator[Miss]:
+    if answer.shape != exact.value.shape:
+        raise ValueError(f"{output}: expected shape {exact.value.shape}, got {answer.shape}")
+    for index in np.ndindex(answer.shape):
+        value, got = exact.value[index], answer[index]
+        if isinstance(value, Decimal):
+            ratio = _error_over_bound(Decimal(float(got)), value, Decimal(exact.scale[index]), exact.terms, dtype)
+            yield Miss(output, index, repr(float(got)), f"{value:.17g}", ratio)
+        else:
+            yield Miss(output, index, str(got), str(value), 0.0 if got == value else np.inf)
+
+
+def _error_over_bound(got: Decimal, value: Decimal, scale: Decimal, terms: int, dtype: str) -> float:
+    limits = np.finfo(dtype)
+    if got.is_nan():
+        return np.inf
+    if abs(value) > Decimal(float(limits.max)):
+        return 0.0 if got.is_infinite() and got.is_signed() == value.is_signed() else np.inf
+    if got.is_infinite():
+        return np.inf
+    unit, smallest_normal = Decimal(float(limits.eps) / 2), Decimal(float(limits.smallest_normal))
+    return float(abs(got - value) / (FACTOR * unit * terms * scale + smallest_normal))
