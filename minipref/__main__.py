@@ -9,7 +9,7 @@ from .contract import describe
 
 def contract_text() -> str:
     """The contract as JSON, an argument a line."""
-    operations = ",\n".join(f'  {json.dumps(name)}: {{\n{_lines(op)}\n  }}' for name, op in describe(REGISTRY).items())
+    operations = ",\n".join(f"  {json.dumps(name)}: {{\n{_lines(op)}\n  }}" for name, op in describe(REGISTRY).items())
     return f'{{\n "format": "minipref-contract",\n "version": "1.0",\n "operations": {{\n{operations}\n }}\n}}\n'
 
 

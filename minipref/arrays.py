@@ -128,14 +128,25 @@ def zeros_like(x: Array) -> Array:
     return namespace(x).zeros_like(x)
 
 
+def _reduced(name: str, x: Array, axis: int | None, keepdims: bool) -> Array:
+    xp = namespace(x)
+    if axis is None:
+        x, axis = x.reshape(-1), 0
+    if xp is np:
+        # NumPy adds in pairs only along memory; elsewhere its error grows with the length instead of the logarithm.
+        total = getattr(np, name)(np.ascontiguousarray(np.moveaxis(x, axis, -1)), axis=-1)
+        return np.expand_dims(total, axis) if keepdims else total
+    return getattr(xp, name)(x, axis=axis, keepdims=keepdims)
+
+
 def sum_over(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
     """Sum along an axis, or of everything."""
-    return namespace(x).sum(x) if axis is None else namespace(x).sum(x, axis=axis, keepdims=keepdims)
+    return _reduced("sum", x, axis, keepdims)
 
 
 def mean_over(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
     """Mean along an axis, or of everything."""
-    return namespace(x).mean(x) if axis is None else namespace(x).mean(x, axis=axis, keepdims=keepdims)
+    return _reduced("mean", x, axis, keepdims)
 
 
 def cumulative_sum(x: Array, axis: int) -> Array:

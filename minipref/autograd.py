@@ -26,8 +26,8 @@ class ResponseLogps(NamedTuple):
 def differentiable(operation: Operation[Any]) -> Callable[..., Any]:
     """The operation's formula on tensors, its losses carrying their hand-written gradients; other outputs are constants.
 
-    `linear_sequence_logps` returns its logps and lengths alone: the gradient in its weight exists in backward only. Unchecked, as
-    `.formula` is: call the operation itself where inputs are not yet trusted. ValueError for an operation that has no gradient;
+    `linear_sequence_logps` returns its logps and lengths alone: the gradient in its weight exists in backward only. Unchecked,
+    as `.formula` is: call the operation itself where inputs are not yet trusted. ValueError for an operation without gradient;
     RuntimeError when a second derivative is asked for.
     """
     if not operation.gradients:
@@ -64,6 +64,7 @@ class _Bridge(torch.autograd.Function):
             result = operation.formula(*arguments)
         fields = dict(zip(operation.outputs, result, strict=True))
         ctx.operation = operation
+        ctx.set_materialize_grads(False)  # of several losses some may be unused, and 0 times an infinite slope is NaN
         ctx.save_for_backward(*(fields[gradient.output] for gradient in operation.gradients))
         losses = {gradient.of for gradient in operation.gradients}
         ctx.mark_non_differentiable(*(value for name, value in fields.items() if name not in losses))
@@ -76,6 +77,8 @@ class _Bridge(torch.autograd.Function):
         totals: dict[str, Any] = {}
         for gradient, slope in zip(ctx.operation.gradients, ctx.saved_tensors, strict=True):
             arrived = arriving[gradient.of]
+            if arrived is None:
+                continue
             arrived = arrived.reshape(arrived.shape + (1,) * (slope.ndim - arrived.ndim))
             totals[gradient.wrt] = totals.get(gradient.wrt, 0) + arrived * slope
         return None, *(totals.get(name) for name in ctx.operation.inputs)
@@ -92,7 +95,9 @@ class _TokenBridge(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangents: Any) -> tuple[Any, ...]:
         _refuse_second_derivative()
-        return *linear_token_grads(*ctx.saved_tensors, cotangents), None
+        states, weight, targets = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return *linear_token_grads(states, weight, targets, cotangents), None
 
 
 def _linear_sequence_logps(hidden: Any, weight: Any, tokens: Any, response_mask: Any) -> ResponseLogps:
@@ -100,4 +105,5 @@ def _linear_sequence_logps(hidden: Any, weight: Any, tokens: Any, response_mask:
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         states, targets, counts = predicting_positions(hidden, tokens, response_mask)
         token_logps = where(counts, _TokenBridge.apply(states, weight, targets), 0.0)
-        return ResponseLogps(sum_over(token_logps.reshape(len(hidden), -1), axis=1), sum_over(response_mask, axis=1))
+        token_logps = token_logps.reshape(response_mask[:, 1:].shape)
+        return ResponseLogps(sum_over(token_logps, axis=1), sum_over(response_mask, axis=1))

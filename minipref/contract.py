@@ -174,6 +174,8 @@ def operation(
 class Operation(Generic[Result]):
     """A checked and registered operation. Call it; or call its `.formula`, where nothing is checked."""
 
+    formula: Callable[..., Any]  # its fields are of whichever array library came in
+
     def __init__(
         self,
         formula: Callable[..., Result],
@@ -245,7 +247,7 @@ class Operation(Generic[Result]):
                 self._refuse(rule.argument, rule.text, inputs[rule.argument])
         self._check_support(inputs)
 
-    def _counts(self, argument: Argument, inputs: dict[str, Any]) -> np.ndarray:
+    def _counts(self, argument: Argument, inputs: dict[str, Any]) -> np.ndarray | np.bool:
         """Where the entries of an input count, broadcastable against it: what the mask of the operation leaves."""
         if self.mask is None or argument.dims[:1] != ("B",) or argument is self.mask:
             return np.True_

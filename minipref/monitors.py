@@ -3,8 +3,10 @@
     rewards/chosen, rewards/rejected    mean implicit rewards, in nats times β
     rewards/margins                     their mean difference
     rewards/accuracies                  share of pairs whose chosen reward is strictly higher
-    rewards/ties                        share of pairs with equal rewards: all of them at step 0, where accuracy says 0
+    rewards/ties                        share of pairs with equal rewards
     logps/chosen, logps/rejected        mean log-probabilities of the policy, in nats, summed over each response's tokens
+
+At step 0 every pair is a tie, and accuracy says 0.
 """
 
 from .arrays import Array, to_numpy

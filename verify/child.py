@@ -45,10 +45,11 @@ def load(name: str) -> ModuleType:
         return importlib.import_module(name)
     path = Path(name).resolve()
     sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Under a name of its own: a file called like a library must not stand in that library's place.
+    spec = importlib.util.spec_from_file_location(f"judged_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"MODULE must be a Python file, got {name}")
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -57,7 +58,7 @@ def declare(module: ModuleType, operations: Mapping[str, object]) -> dict[str, o
     """Its declaration: every operation of the contract that the module has a function for."""
     version = getattr(module, "VERSION", getattr(module, "__version__", "0"))
     return {
-        "name": str(getattr(module, "NAME", module.__name__)),
+        "name": str(getattr(module, "NAME", module.__name__.removeprefix("judged_"))),
         "version": str(version),
         "language": "python",
         "operations": [name for name in operations if callable(getattr(module, name, None))],
@@ -119,7 +120,7 @@ def _imprint(value: object) -> object:
     return (value.dtype, value.shape, value.tobytes()) if isinstance(value, ndarray) else repr(value)
 
 
-def _output(name: str, value: object, kind: str, precision: dtype) -> object:
+def _output(name: str, value: object, kind: str, precision: dtype | None) -> object:
     """One output, ready to be spelled. Raises TypeError if it is no array, or not of the case's precision."""
     if type(value) in (float, int, bool, str):
         return value
@@ -128,20 +129,18 @@ def _output(name: str, value: object, kind: str, precision: dtype) -> object:
     values = asarray(value)
     if values.dtype.kind not in "fiub":
         raise TypeError(f"returned {type(value).__name__} for {name}, expected an array")
-    if kind in ("float", "scalar") and values.dtype != precision:
+    if kind in ("float", "scalar") and precision is not None and values.dtype != precision:
         raise TypeError(f"returned {values.dtype} for {name}, expected {precision}")
     return values
 
 
-def read_outputs(result: object, outputs: Mapping[str, Any], precision: dtype) -> dict[str, object]:
+def read_outputs(result: object, outputs: Mapping[str, Any], precision: dtype | None) -> dict[str, object]:
     """What the contract names among the values that a function returned. Raises TypeError."""
     values = result._asdict() if hasattr(result, "_asdict") else result
     if not isinstance(values, dict):
         raise TypeError(f"returned {type(result).__name__}, expected a dict")
     return {
-        name: spell(_output(name, values[name], outputs[name].get("kind"), precision))
-        for name in outputs
-        if name in values
+        name: spell(_output(name, values[name], outputs[name].get("kind"), precision)) for name in outputs if name in values
     }
 
 
@@ -150,6 +149,9 @@ def answer(module: ModuleType, request: Mapping[str, Any], contract: Mapping[str
     operation = contract[request["operation"]]
     arguments = build_arguments(request, operation["inputs"])
     before = {name: _imprint(value) for name, value in arguments.items()}
+    # Where no input is floating-point, the module cannot know in which precision it is asked.
+    tells = any(entry["kind"] == "float" for entry in operation["inputs"].values())
+    precision = _FLOATS[request["dtype"]] if tells else None
     try:
         result = getattr(module, request["operation"])(**arguments)
     except Exception as error:
@@ -159,7 +161,7 @@ def answer(module: ModuleType, request: Mapping[str, Any], contract: Mapping[str
         if _imprint(value) != before[name]:
             return {"error": f"modified its input {name}"}
     try:
-        return {"outputs": read_outputs(result, operation["outputs"], _FLOATS[request["dtype"]])}
+        return {"outputs": read_outputs(result, operation["outputs"], precision)}
     except Exception as error:
         return {"error": str(error)}
 

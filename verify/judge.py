@@ -4,8 +4,8 @@
 
 u is the unit roundoff of the case's dtype, η its smallest normal number. The sum says how far rounding the inputs alone would
 move the answer; S is what a textbook form loses where it cancels; `terms` is how many terms the operation sums. All three come
-with the expected answer. An honest port in any arithmetic passes; no tolerance is anybody's choice. Infinite, integer and boolean
-answers are compared by equality, and where the exact answer is beyond the dtype's range, the infinity of its sign is right.
+with the expected answer. An honest port in any arithmetic passes; no tolerance is anybody's choice. Infinite, integer and
+boolean answers are compared by equality; where the exact answer is beyond the dtype's range, the infinity of its sign is right.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,15 +32,15 @@ class Miss(NamedTuple):
     """One entry of one output that is not what it should be."""
 
     output: str
-    index: tuple[int, ...]
+    place: tuple[int, ...]
     got: str
     exact: str
     times_bound: float  # error over bound; infinite where no bound applies
 
     def __str__(self) -> str:
-        place = f"{self.output}{list(self.index) if self.index else ''}"
+        entry = f"{self.output}{list(self.place) if self.place else ''}"
         excess = f" ({self.times_bound:.3g} times the bound)" if np.isfinite(self.times_bound) else ""
-        return f"{place} is {self.got}, exact {self.exact}{excess}"
+        return f"{entry} is {self.got}, exact {self.exact}{excess}"
 
 
 def compare(expected: Mapping[str, Exact], answers: Mapping[str, np.ndarray], dtype: str) -> tuple[float, list[Miss]]:
@@ -52,6 +52,12 @@ def compare(expected: Mapping[str, Exact], answers: Mapping[str, np.ndarray], dt
             if not miss.times_bound <= 1:
                 misses.append(miss)
     return worst, misses
+
+
+def bounds(exact: Exact, dtype: str) -> np.ndarray:
+    """How far each entry of an answer may be off, as float64."""
+    limits = np.finfo(dtype)
+    return FACTOR * float(limits.eps) / 2 * exact.terms * exact.scale.astype(np.float64) + float(limits.smallest_normal)
 
 
 def _entries(output: str, exact: Exact, answer: np.ndarray, dtype: str) -> Iterator[Miss]:

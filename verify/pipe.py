@@ -43,9 +43,7 @@ class _Process:
 
     def __init__(self, command: Sequence[str], stderr: bytearray) -> None:
         pipe = subprocess.PIPE
-        self._popen = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True
-        )
+        self._popen = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True)
         self._files = [file for file in (self._popen.stdin, self._popen.stdout, self._popen.stderr) if file]
         self._stdin, self._stdout, self._stderr = (file.fileno() for file in self._files)
         self._unsent, self._received, self._errors = memoryview(b""), bytearray(), stderr
@@ -209,7 +207,7 @@ class Session:
     def run(
         self, operation: str, dtype: str, inputs: Mapping[str, object], *, layout: str = "plain"
     ) -> Outputs | Refusal | Misbehaviour:
-        """Ask for one operation; a Misbehaviour has cost the program its process. Raises ValueError on layout."""
+        """Ask for one operation; a Misbehaviour has cost the program its process. ValueError: bad layout."""
         if layout not in (protocol.LAYOUTS if self._python_child else ("plain",)):
             raise ValueError(f"layout must be one this program is sent, got {layout!r}")
         request_id = secrets.randbelow(2**53)

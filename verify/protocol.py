@@ -37,7 +37,7 @@ class Outputs(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The implementation's own `error`; undeclared: a NotImplementedError, at the first call of the operation."""
+    """The implementation's own `error`; undeclared: NotImplementedError at its first call."""
 
     message: str
     undeclared: bool
@@ -168,9 +168,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def parse_answer(
-    line: bytes, request_id: int, answered: Collection[object] = ()
-) -> Outputs | Refusal | Misbehaviour:
+def parse_answer(line: bytes, request_id: int, answered: Collection[object] = ()) -> Outputs | Refusal | Misbehaviour:
     """Judge a line, without its newline, as the answer to `request_id`; `answered` holds earlier ids."""
     try:
         return _read_answer(parse_strictly(line), request_id, answered)
@@ -178,9 +176,7 @@ def parse_answer(
         return Misbehaviour("malformed", f"{error}; got {quote(line)}")
 
 
-def _read_answer(
-    tree: dict[str, object], request_id: int, answered: Collection[object]
-) -> Outputs | Refusal | Misbehaviour:
+def _read_answer(tree: dict[str, object], request_id: int, answered: Collection[object]) -> Outputs | Refusal | Misbehaviour:
     came, outputs, error = tree.get("id"), tree.get("outputs"), tree.get("error")
     if not _is_number(came):
         raise ValueError("an answer needs the id of its request, a number")

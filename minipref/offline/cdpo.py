@@ -4,7 +4,9 @@
     L = -(1-ε) log σ(h) - ε log σ(-h)
 
     ∂L/∂log π(y_w|x) = -β [(1-ε) σ(-h) - ε σ(h)]
-    ∂L/∂log π(y_l|x) = +β [(1-ε) σ(-h) - ε σ(h)]        zero at h = logit(1-ε)
+    ∂L/∂log π(y_l|x) = +β [(1-ε) σ(-h) - ε σ(h)]
+
+Both gradients are zero at h = logit(1-ε).
 """
 
 from ..arrays import log_sigmoid, scaled, sigmoid

@@ -1,10 +1,12 @@
 """DPO for diffusion models. Wallace et al. 2023, arXiv:2311.12908v1, equation 14.
 
-    h = -(β/2) [(e_w - e_w^ref) - (e_l - e_l^ref)]    e = mean squared error of the predicted noise
+    h = -(β/2) [(e_w - e_w^ref) - (e_l - e_l^ref)]
     L = -log σ(h)
 
     ∂L/∂e_w = +(β/2) σ(-h)
     ∂L/∂e_l = -(β/2) σ(-h)
+
+e is the mean squared error of the predicted noise.
 """
 
 from typing import NamedTuple

@@ -4,7 +4,9 @@
     L = -log σ(h)
 
     ∂L/∂log π(y_w|x) = -β σ(-h)
-    ∂L/∂log π(y_l|x) = +β σ(-h)        σ(-h) = σ(r̂_l - r̂_w): large where the ranking is wrong (section 4)
+    ∂L/∂log π(y_l|x) = +β σ(-h)
+
+σ(-h) = σ(r̂_l - r̂_w) is large where the ranking is wrong (section 4).
 """
 
 from ..arrays import log_sigmoid, sigmoid

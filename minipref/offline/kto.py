@@ -58,8 +58,6 @@ def kto(
     source="arXiv:2402.01306v4 section 4.1",
     rules=[Rule("policy_mismatched_logps", "must not be empty", lambda policy_mismatched_logps: policy_mismatched_logps.size)],
 )
-def kto_reference_point(
-    policy_mismatched_logps: Constant[N], reference_mismatched_logps: Constant[N]
-) -> ReferencePoint:
+def kto_reference_point(policy_mismatched_logps: Constant[N], reference_mismatched_logps: Constant[N]) -> ReferencePoint:
     """Mean log-ratio, in nats, over mismatched prompts and responses, and never below 0. It has no gradient by design."""
     return ReferencePoint(positive_part(mean_over(policy_mismatched_logps - reference_mismatched_logps)))

@@ -4,7 +4,9 @@
     L = [-(1-ε) log σ(h) + ε log σ(-h)] / (1-2ε)
 
     ∂L/∂log π(y_w|x) = -β [(1-ε) σ(-h) + ε σ(h)] / (1-2ε)
-    ∂L/∂log π(y_l|x) = +β [(1-ε) σ(-h) + ε σ(h)] / (1-2ε)        never zero
+    ∂L/∂log π(y_l|x) = +β [(1-ε) σ(-h) + ε σ(h)] / (1-2ε)
+
+Neither gradient is ever zero.
 """
 
 from ..arrays import log_sigmoid, scaled, sigmoid

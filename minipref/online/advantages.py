@@ -4,7 +4,7 @@
     Dr. GRPO  R - mean                         arXiv:2503.20783v1 equation 2: no std, which favours prompts of little spread
     RLOO      R - mean of the others           arXiv:2402.14740v2 equation 8; G/(G-1) times Dr. GRPO's
 
-Advantages are constants in every loss. A group without differences teaches nothing: exactly 0, whatever rounding makes of a mean.
+Advantages are constants in every loss. A group without differences teaches nothing: exactly 0, however a mean is rounded.
 """
 
 from typing import NamedTuple

@@ -1,10 +1,12 @@
-"""From token losses to one number: three weights that papers give a token. The only operations that average.
+"""From token losses to one number: three weights that papers give a token.
 
     sequence_mean  1 / (B · tokens of the row)      GRPO, arXiv:2402.03300v3 equation 3: long rows weigh less a token
     token_mean     1 / tokens of the batch          DAPO, arXiv:2503.14476v2 equation 8; PPO, SFT
     constant_mean  1 / (B · max_length)             Dr. GRPO, arXiv:2503.20783v1 section 3.2
 
     loss = Σ weights · token_losses, and ∂loss/∂token_losses = weights
+
+These are the only operations that average.
 """
 
 from typing import NamedTuple

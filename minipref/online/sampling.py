@@ -43,7 +43,7 @@ def rejection_sample(rewards: np.ndarray, beta: float, samples: int, rng: np.ran
     """
     if not 0 <= samples <= len(rewards):
         raise ValueError(f"rejection_sample: samples must lie in [0, {len(rewards)}], the number of candidates, got {samples}")
-    left, accepted = np.arange(len(rewards)), []
+    left, accepted = np.arange(len(rewards)), list[int]()
     while len(accepted) < samples:
         drawn = rng.integers(len(left))
         keep = rejection_acceptance(rewards[left], beta, float(rewards[left].max())).acceptance_probabilities

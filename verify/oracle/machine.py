@@ -1,11 +1,11 @@
-"""From one row to a batch: exact values, and the condition sums that bound an honest implementation's rounding.
+"""From one row to a batch: exact values, and the condition sums that bound an honest port's rounding.
 
-Each operation is written as a *row function*: one example, one token, one sequence, in decimals, returning a tuple of
-outputs. A `Layout` says how the arrays of a request split into rows and how the answers join again. Positions that a
-mask takes out never reach a row function, so that "masked" means "removed" by construction.
+Each operation is written as a *row function*: one example, one token, one sequence, in decimals, returning a
+tuple of outputs. A `Layout` says how the arrays of a request split into rows and where the answers go.
+Positions that a mask takes out never reach a row function, so that "masked" means "removed" by construction.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
 
 
 def number(name: str, x: Any) -> Any:
-    """The exact Decimal of an int or float (a bool stays one); an infinity only where the contract allows it."""
+    """The exact Decimal of an int or float (a bool stays one); -inf only where it is legal."""
     if isinstance(x, (bool, np.bool_)):
         return bool(x)
     value = Decimal(x.item() if isinstance(x, np.generic) else x)
@@ -61,23 +61,22 @@ def number(name: str, x: Any) -> Any:
 
 def span(cells: Cells) -> int:
     """Decimal orders between the largest and the smallest number: the digits that their sum needs."""
-    numbers = [x for cell in cells.values() for x in (cell if isinstance(cell, list) else [cell])]
-    orders = [x.adjusted() for x in numbers if isinstance(x, Decimal) and x.is_finite() and x]
+    orders = [x.adjusted() for x in flat(cells.values()) if isinstance(x, Decimal) and x.is_finite() and x]
     return max(orders) - min(orders) if orders else 0
 
 
 def nudged(cells: Cells) -> Iterator[tuple[tuple[str, int], Cells]]:
-    """The cells with one number moved by 1e-20 of itself, for each in turn; lengths, zeros, infinities stay."""
-    for name, cell in cells.items():
-        numbers = cell if isinstance(cell, list) else [cell]
+    """The cells with one number moved by 1e-20 of itself, in turn; lengths, zeros and infinities stay."""
+    for name, held in cells.items():
+        numbers = held if isinstance(held, list) else [held]
         for i, x in enumerate(numbers):
             if isinstance(x, Decimal) and x.is_finite() and x and "length" not in name:
                 moved = [*numbers[:i], x + x * NUDGE, *numbers[i + 1 :]]
-                yield (name, i), {**cells, name: moved if isinstance(cell, list) else moved[0]}
+                yield (name, i), {**cells, name: moved if isinstance(held, list) else moved[0]}
 
 
-def flat(outputs: Outputs) -> list[Any]:
-    return [x for output in outputs for x in (output if isinstance(output, list) else [output])]
+def flat(mixed: Iterable[Any]) -> list[Any]:
+    return [x for item in mixed for x in (item if isinstance(item, list) else [item])]
 
 
 def bare(outputs: Outputs) -> list[Any]:
@@ -90,9 +89,7 @@ def measure(row: Callable[..., Outputs], cells: Cells) -> Measured:
     branches.take()
     with digits(VALUE_DIGITS + extra):
         outputs = flat(row(**cells))
-    values = bare((outputs,))
-    for x in values:
-        limit(x) if isinstance(x, Decimal) else x
+    values = [x if isinstance(x, bool) else limit(x) for x in bare((outputs,))]
     with digits(SLOPE_DIGITS + extra):
         branches.keep()
         still = bare(row(**cells))
@@ -103,7 +100,7 @@ def measure(row: Callable[..., Outputs], cells: Cells) -> Measured:
     return Measured(values, [x.size if isinstance(x, Sized) else ZERO for x in outputs], slopes)
 
 
-def scale(value: Any, size: Decimal, slopes: list[Decimal]) -> Decimal:
+def scale(value: Any, size: Decimal, slopes: Iterable[Decimal]) -> Decimal:
     """|exact| + sum |x d exact/dx| + S; 0 for booleans and infinities."""
     if isinstance(value, bool) or value.is_infinite():
         return ZERO
@@ -111,7 +108,7 @@ def scale(value: Any, size: Decimal, slopes: list[Decimal]) -> Decimal:
 
 
 class Layout(NamedTuple):
-    """How a request's arrays split into rows, and the shapes and the number of summed terms of its outputs."""
+    """How a request's arrays split into rows; its outputs' shapes and number of summed terms."""
 
     split: Callable[[Inputs], Iterator[tuple[Any, Cells]]]  # (place of the row in the outputs, its cells)
     scalar_shape: Callable[[Inputs], tuple[int, ...]]  # of an output with one number a row
@@ -162,14 +159,22 @@ def whole(inputs: Inputs) -> tuple[int, ...]:
     return arrays(inputs)[0].shape
 
 
+def masked(inputs: Inputs) -> tuple[int, ...]:
+    return inputs["mask"].shape
+
+
+def summed(inputs: Inputs) -> int:
+    return int(np.sum(inputs["mask"])) if "mask" in inputs else len(arrays(inputs)[0])
+
+
 EXAMPLES = Layout(split_examples, leading, whole, lambda inputs: int(np.prod(whole(inputs)[1:])))
-TOKENS = Layout(split_tokens, lambda x: x["mask"].shape, lambda x: x["mask"].shape, lambda x: 1)
-SEQUENCES = Layout(split_sequences, leading, whole, lambda inputs: whole(inputs)[1])
-BATCH = Layout(split_batch, lambda x: (), whole, lambda x: max(1, int(np.sum(x.get("mask", whole(x))))))
+TOKENS = Layout(split_tokens, masked, masked, lambda inputs: 1)
+SEQUENCES = Layout(split_sequences, leading, masked, lambda inputs: masked(inputs)[1])
+BATCH = Layout(split_batch, lambda inputs: (), masked, summed)
 
 
 class Operation(NamedTuple):
-    """A row function, its layout, and the names of its outputs: those with one number a row, then the lists."""
+    """A row function, its layout, and its outputs' names: those with one number a row, then the lists."""
 
     row: Callable[..., Outputs]
     layout: Layout
@@ -177,15 +182,14 @@ class Operation(NamedTuple):
     vectors: tuple[str, ...] = ()
 
     def __call__(self, **inputs: Any) -> dict[str, Exact]:
-        shapes = [self.layout.scalar_shape(inputs)] * len(self.scalars)
-        shapes += [self.layout.vector_shape(inputs)] * len(self.vectors)
+        shapes = [self.layout.scalar_shape(inputs) for _ in self.scalars]
+        shapes += [self.layout.vector_shape(inputs) for _ in self.vectors]
         values, scales = ([np.full(shape, ZERO, object) for shape in shapes] for _ in range(2))
         for place, cells in self.layout.split(inputs):
             row = measure(self.row, cells)
-            sensitivity = zip(*row.slopes.values(), strict=True) if row.slopes else [()] * len(row.values)
-            found = [scale(*x) for x in zip(row.values, row.sizes, sensitivity, strict=True)]
+            slopes = zip(*row.slopes.values(), strict=True) if row.slopes else [()] * len(row.values)
             self.place(values, place, row.values)
-            self.place(scales, place, found)
+            self.place(scales, place, list(map(scale, row.values, row.sizes, slopes)))
         terms = self.layout.terms(inputs)
         kinds = [bool if name == "clipped" else object for name in self.scalars + self.vectors]
         made = zip(values, scales, kinds, strict=True)
@@ -193,7 +197,7 @@ class Operation(NamedTuple):
         return dict(zip(self.scalars + self.vectors, exact, strict=True))
 
     def place(self, outputs: list[np.ndarray], place: Any, found: list[Any]) -> None:
-        """Puts a row's flat results where they belong: one number to each scalar, equal shares to the vectors."""
+        """Puts a row's flat results into the outputs: a number each to scalars, equal shares to vectors."""
         count = len(self.scalars)
         for array, x in zip(outputs, found[:count], strict=False):
             array[place if array.ndim else ()] = x

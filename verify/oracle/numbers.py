@@ -1,8 +1,8 @@
-"""Numbers for the oracle: decimals without overflow, elementary functions accurate to the last digits, and comparisons.
+"""Numbers for the oracle: decimals without overflow, elementary functions, comparisons.
 
-Every function takes and returns `Decimal`, works at the precision of the current context (see `digits`), and is
-*relatively* accurate there, however small its answer. Infinities are limits; where there is none the answer is NaN,
-which `limit` and the machinery turn into NoLimit.
+Every function takes and returns `Decimal`, works at the precision of the current context (see `digits`), and
+is *relatively* accurate there, however small its answer. Infinities are limits; where there is none the
+answer is NaN, which `limit` turns into NoLimit.
 """
 
 import decimal
@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager
 from decimal import Decimal
 
 ZERO, ONE, TWO, HALF = Decimal(0), Decimal(1), Decimal(2), Decimal("0.5")
-NEAR = Decimal("1e-6")  # relative distance to a tie below which honest arithmetics may take different branches
+NEAR = Decimal("1e-6")  # nearer to a tie than this, relatively, honest arithmetics may part
 
 
 class NearTie(ValueError):
-    """Two sides of a comparison in a definition are unequal but too close for every arithmetic to agree on."""
+    """Two sides of a comparison in a definition are unequal but too close for every arithmetic to agree."""
 
 
 class NoLimit(ValueError):
@@ -24,8 +24,8 @@ class NoLimit(ValueError):
 
 def digits(precision: int) -> AbstractContextManager[decimal.Context]:
     """A context of so many significant digits and practically no bounds on the exponent; nothing traps."""
-    bounds = {"Emin": decimal.MIN_EMIN, "Emax": decimal.MAX_EMAX}
-    return decimal.localcontext(decimal.Context(prec=precision, traps=[], **bounds))
+    context = decimal.Context(prec=precision, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
+    return decimal.localcontext(context)
 
 
 def limit(x: Decimal) -> Decimal:
@@ -90,8 +90,7 @@ def log1mexp(a: Decimal) -> Decimal:
 def logistic(z: Decimal) -> tuple[Decimal, Decimal]:
     """(log(1 + e^z), its slope 1 / (1 + e^-z)), both with all digits in both tails."""
     small = (-abs(z)).exp()
-    softplus = log1p(small) + (z if z > 0 else ZERO) if not z.is_nan() else z
-    return softplus, (ONE if z > 0 else small) / (ONE + small)
+    return log1p(small) + max(z, ZERO), (ONE if z > 0 else small) / (ONE + small)
 
 
 def log_softmax(scores: list[Decimal]) -> tuple[list[Decimal], Decimal]:
@@ -131,6 +130,6 @@ def compare(a: Decimal, b: Decimal, *operands: Decimal) -> int:
         return next(branches.kept)
     gap = limit(a - b if a != b else ZERO)
     if gap.is_finite() and 0 < abs(gap) <= NEAR * largest((a, b, *operands)):
-        raise NearTie(f"{a:.9g} and {b:.9g} are unequal, and within 1e-6 of the numbers that they are made of")
+        raise NearTie(f"{a:.9g} and {b:.9g} are unequal, but within 1e-6 of the numbers they are made of")
     branches.signs.append((gap > 0) - (gap < 0))
     return branches.signs[-1]

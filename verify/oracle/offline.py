@@ -1,7 +1,7 @@
 """Level 1, one example at a time: losses on log-probabilities, written from the papers.
 
-Log-probabilities in nats, sums over a response's tokens unless the name says otherwise. Rows return outputs in the
-order of the table in `verify.oracle`; `Sized(value, S)` where the contract's textbook form cancels.
+Log-probabilities in nats, summed over a response's tokens; "a" is such a sum by its length. Rows return
+outputs in the order of the table in `verify.oracle`; `Sized(value, S)` where a textbook form cancels.
 """
 
 from decimal import Decimal
@@ -9,8 +9,19 @@ from typing import NamedTuple
 
 from verify.oracle.machine import Outputs, Sized
 from verify.oracle.numbers import (
-    HALF, ONE, TWO, ZERO, compare, exp_tail, largest, log1mexp, log_ratio, log_softmax, logistic, times,
-)  # fmt: skip
+    HALF,
+    ONE,
+    TWO,
+    ZERO,
+    compare,
+    exp_tail,
+    largest,
+    log1mexp,
+    log_ratio,
+    log_softmax,
+    logistic,
+    times,
+)
 
 
 def bradley_terry(chosen_rewards: Decimal, rejected_rewards: Decimal, margin: Decimal) -> Outputs:
@@ -22,13 +33,13 @@ def bradley_terry(chosen_rewards: Decimal, rejected_rewards: Decimal, margin: De
 def ranking(scores: list[Decimal]) -> tuple[Decimal, list[Decimal]]:
     """Plackett-Luce's -log P(best first) and its gradient in the scores, built from the last rank forward.
 
-    The k-th stage loses log(1 + e^(T - s_k)), T the log-sum-exp of the scores behind; its winner is pushed up by
-    the chance of an upset there, and each score behind is pushed down by its chance to win the stage.
+    The k-th stage loses log(1 + e^(T - s_k)), T the log-sum-exp of the scores behind; its winner is pushed up
+    by the chance of an upset there, and each score behind is pushed down by its chance to win the stage.
     """
     behind, loss, pulls = scores[-1], ZERO, [ZERO]
     for place in range(len(scores) - 2, -1, -1):
         stage, upset = logistic(behind - scores[place])
-        behind = log_softmax([scores[place], behind])[1]
+        behind = behind if stage.is_infinite() else scores[place] + stage
         wins = [(score - behind).exp() for score in scores[place + 1 :]]
         pulls = [-upset, *(pull + win for pull, win in zip(pulls, wins, strict=True))]
         loss += stage
@@ -53,7 +64,7 @@ def plackett_luce_dpo(policy_logps: list[Decimal], reference_logps: list[Decimal
 def optimal_policy(rewards: list[Decimal], reference_logps: list[Decimal], beta: Decimal) -> Outputs:
     """log Z, and log of pi_ref e^(R/beta) / Z: arXiv:2305.18290, eq. 4. A reference of -inf stays -inf.
 
-    S is the row's largest |reference| + |R/beta|, plus 1: a shift by the maximum rounds at that size in every entry.
+    S is 1 + the row's largest |reference| + |R/beta|: a shift by the maximum rounds at that size everywhere.
     """
     tilts = [reward / beta for reward in rewards]
     operands = list(zip(reference_logps, tilts, strict=True))
@@ -68,8 +79,8 @@ def kl_regularized_objective(
     """J = sum_k pi_k A_k, A = R - beta log(pi/pi_ref): arXiv:2305.18290, eq. 3; maximized.
 
     Gradient in logit k: sum_j pi_k pi_j (A_k - A_j), a comparison with every other response. What has no
-    probability takes no part (0 log 0 = 0). A log pi shifted by the maximum is off by (1 + max |logit|) u, which
-    moves every pi relatively and every A by beta: hence S.
+    probability takes no part (0 log 0 = 0). A log pi shifted by the maximum is off by (1 + max |logit|) u,
+    which moves every pi relatively and every A by beta times that: hence S.
     """
     logps, _ = log_softmax(policy_logits)
     sharpness = ONE + largest(policy_logits)
@@ -80,9 +91,9 @@ def kl_regularized_objective(
         values.append(reward - beta * gap if not gap.is_infinite() else ZERO)
         sizes.append(largest([abs(reward) + beta * (ONE + abs(logp) + abs(reference))]))
     objective, size = dot(chances, values), dot(chances, sizes)
-    pulls = [p * dot(chances, [value - other for other in values]) for p, value in zip(chances, values, strict=True)]
-    slack = [sharpness * p * (own + size) for p, own in zip(chances, sizes, strict=True)]
-    return Sized(objective, sharpness * size), list(map(Sized, pulls, slack))
+    leads = [dot(chances, [value - other for other in values]) for value in values]
+    pulls = [Sized(p * lead, sharpness * p * (own + size)) for p, lead, own in zip(chances, leads, sizes, strict=True)]
+    return Sized(objective, sharpness * size), pulls
 
 
 def dot(left: list[Decimal], right: list[Decimal]) -> Decimal:
@@ -123,7 +134,8 @@ def dpo(beta: Decimal, **logps: Decimal) -> Outputs:
 
 
 def cdpo(beta: Decimal, label_smoothing: Decimal, **logps: Decimal) -> Outputs:
-    """The expected DPO loss if labels are flipped with probability e: E. Mitchell's note on noisy preferences, eq. 3."""
+    """The expected DPO loss if labels flip with probability e: E. Mitchell, A note on DPO with noisy
+    preferences (2023), eq. 3."""
     pair = Pair.of(**logps)
     kept, upset = logistic(-beta * pair.gap)
     flipped, agreement = logistic(beta * pair.gap)
@@ -150,10 +162,8 @@ def ipo(beta: Decimal, **logps: Decimal) -> Outputs:
     return pair.outputs(residual * residual, TWO * residual, beta)
 
 
-def ipo_length_normalized(
-    chosen_lengths: Decimal, rejected_lengths: Decimal, beta: Decimal, **logps: Decimal
-) -> Outputs:
-    """IPO with each log-ratio per token, as most libraries have it; gradients in, and rewards of, the token sums."""
+def ipo_length_normalized(chosen_lengths: Decimal, rejected_lengths: Decimal, beta: Decimal, **logps: Decimal) -> Outputs:
+    """IPO with each log-ratio per token, as most libraries have it; gradients and rewards of the sums."""
     pair = Pair.of(**logps)
     residual = pair.chosen / chosen_lengths - pair.rejected / rejected_lengths - HALF / beta
     slopes = TWO * residual / chosen_lengths, -TWO * residual / rejected_lengths
@@ -189,9 +199,7 @@ def kto(
     return Sized(weight * logistic(-z)[1], weight), Sized(slope, weight * beta), beta * ratio
 
 
-def kto_reference_point(
-    policy_mismatched_logps: list[Decimal], reference_mismatched_logps: list[Decimal]
-) -> Outputs:
+def kto_reference_point(policy_mismatched_logps: list[Decimal], reference_mismatched_logps: list[Decimal]) -> Outputs:
     """max(0, mean log-ratio of mismatched pairs): the estimate of z0 in arXiv:2402.01306, section 4."""
     logps = policy_mismatched_logps, reference_mismatched_logps
     mean = sum(map(log_ratio, *logps), ZERO) / len(policy_mismatched_logps)
@@ -207,11 +215,11 @@ def orpo(
 ) -> Outputs:
     """-a_w + lambda log(1 + odds_l/odds_w), a per token, odds = P/(1 - P): arXiv:2403.07691, eqs. 3, 4, 6, 7.
 
-    The log-odds a - log(1 - e^a) have slope 1/(1 - e^a); the signs are those of eq. 7, not of the paper's eqs. 8-10.
+    The log-odds a - log(1 - e^a) have slope 1/(1 - e^a); the signs follow eq. 7, not the paper's eqs. 8-10.
     """
     chosen, rejected = policy_chosen_logps / chosen_lengths, policy_rejected_logps / rejected_lengths
     if not (chosen < 0 and rejected < 0):
-        raise ValueError(f"policy logps must be negative for their odds, got {chosen:.9g} and {rejected:.9g} a token")
+        raise ValueError(f"policy logps must be < 0 to have odds, got {chosen:.9g}, {rejected:.9g} a token")
     log_odds_ratio = chosen - rejected + log1mexp(rejected) - log1mexp(chosen)
     loss, upset = logistic(-log_odds_ratio)
     push = odds_weight * upset
@@ -228,7 +236,7 @@ def simpo(
     beta: Decimal,
     gamma: Decimal,
 ) -> Outputs:
-    """-log sigma(beta (a_w - a_l) - gamma) on per-token a: arXiv:2405.14734, eq. 6; gradients in the token sums."""
+    """-log sigma(beta (a_w - a_l) - gamma) on per-token a: arXiv:2405.14734, eq. 6; gradients of the sums."""
     lead = policy_chosen_logps / chosen_lengths - policy_rejected_logps / rejected_lengths
     loss, upset = logistic(gamma - beta * lead)
     return loss, -beta * upset / chosen_lengths, beta * upset / rejected_lengths
@@ -247,7 +255,7 @@ def diffusion_dpo(
     reference_rejected_errors: Decimal,
     beta: Decimal,
 ) -> Outputs:
-    """DPO on denoising errors, which fall where likelihood rises: arXiv:2311.12908, eq. 14, T and omega in beta."""
+    """DPO on denoising errors, which fall as likelihood rises: arXiv:2311.12908, eq. 14, T omega in beta."""
     chosen = policy_chosen_errors - reference_chosen_errors
     rejected = policy_rejected_errors - reference_rejected_errors
     loss, upset = logistic(beta / 2 * (chosen - rejected))

@@ -6,13 +6,14 @@ Token rows see one true position; sequence and batch rows see lists of true posi
 from decimal import Decimal
 
 from verify.oracle.machine import Outputs, Sized
-from verify.oracle.numbers import HALF, ONE, ZERO, compare, exp_tail, largest, limit, log_ratio, times
+from verify.oracle.numbers import ONE, ZERO, compare, exp_tail, largest, limit, log_ratio
 
 
 def kl_estimates(policy_logps: Decimal, reference_logps: Decimal) -> Outputs:
-    """k1 = -d, k2 = d^2/2, k3 = e^d - 1 - d, d = reference - policy, and their slopes in the policy's log-probs.
+    """k1 = -d, k2 = d^2/2, k3 = e^d - 1 - d, d = reference - policy, and their slopes in the policy's.
 
-    J. Schulman, Approximating KL Divergence (2020); k3 is eq. 4 of arXiv:2402.03300. S = |d| for k3 and its slope.
+    J. Schulman, Approximating KL Divergence (2020); k3: arXiv:2402.03300, eq. 4. S = |d| for k3 and its
+    slope.
     """
     gap = log_ratio(policy_logps, reference_logps)
     k3 = Sized(exp_tail(-gap, 2), abs(gap))
@@ -22,11 +23,12 @@ def kl_estimates(policy_logps: Decimal, reference_logps: Decimal) -> Outputs:
 def gae(rewards: list[Decimal], values: list[Decimal], discount: Decimal, trace_decay: Decimal) -> Outputs:
     """Generalized advantages (arXiv:1506.02438, eq. 16), as lambda-returns less values.
 
-    G_t = R_t + gamma [(1 - lambda) V_{t+1} + lambda G_{t+1}], A_t = G_t - V_t, V and G being 0 after the last step.
-    The recursion over temporal differences adds and removes every V on the way, so S is the discounted sum of its
-    operands: at lambda = 1 the exact answer does not depend on them at all.
+    G_t = R_t + gamma [(1 - lambda) V_{t+1} + lambda G_{t+1}], A_t = G_t - V_t, V = G = 0 after the last step.
+    The usual sum of temporal differences adds every later V and takes it away again; at lambda = 1 the exact
+    answer does not depend on it at all. So S is the discounted sum of the operands' magnitudes.
     """
-    advantages, returns = [], []
+    advantages: list[Sized] = []
+    returns: list[Sized] = []
     ahead = target = size = ZERO
     for reward, value in reversed(list(zip(rewards, values, strict=True))):
         target = reward + discount * ((ONE - trace_decay) * ahead + trace_decay * target)
@@ -37,9 +39,7 @@ def gae(rewards: list[Decimal], values: list[Decimal], discount: Decimal, trace_
     return advantages, returns
 
 
-def ppo_policy(
-    logps: Decimal, old_logps: Decimal, advantages: Decimal, clip_low: Decimal, clip_high: Decimal
-) -> Outputs:
+def ppo_policy(logps: Decimal, old_logps: Decimal, advantages: Decimal, clip_low: Decimal, clip_high: Decimal) -> Outputs:
     """-min(rho A, clip(rho, 1 - low, 1 + high) A): arXiv:1707.06347, eq. 7; the asymmetric clip is DAPO's.
 
     The minimum is the clipped one just where rho has left the interval in the direction that A rewards.
@@ -47,19 +47,21 @@ def ppo_policy(
     ratio = limit(logps - old_logps).exp()
     if not advantages:
         return ZERO, ZERO, False
-    edge = ONE + clip_high if advantages > 0 else ONE - clip_low
-    for side in (ONE - clip_low, ONE + clip_high):
-        compare(ratio, side, side * logps, side * old_logps)
-    beyond = compare(ratio, edge) * (1 if advantages > 0 else -1)
-    if beyond > 0:
-        return -edge * advantages, ZERO, True
+    low, high = ONE - clip_low, ONE + clip_high
+    below = compare(ratio, low, low * logps, low * old_logps) < 0
+    above = compare(ratio, high, high * logps, high * old_logps) > 0
+    if above and advantages > 0:
+        return -high * advantages, ZERO, True
+    if below and advantages < 0:
+        return -low * advantages, ZERO, True
     return -ratio * advantages, -ratio * advantages, False
 
 
 def ppo_value(values: Decimal, old_values: Decimal, returns: Decimal, clip: Decimal) -> Outputs:
-    """half the larger of (v - R)^2 and (v_c - R)^2, v_c within clip of the old value; a tie is the unclipped one's.
+    """Half the larger of (v - R)^2 and (v_c - R)^2, v_c kept within clip of the old value.
 
-    As in the code that came with arXiv:1707.06347. S = max(|v|, |v_old|, |R|)^2, its root for the slope.
+    At a tie the slope is the unclipped one's. As in the code that came with arXiv:1707.06347. S = max(|v|,
+    |v_old|, |R|)^2, its root for the slope.
     """
     size = largest((values, old_values, returns))
     residual = values - returns
@@ -84,8 +86,9 @@ def grpo(reference_logps: Decimal, beta: Decimal, **clipping: Decimal) -> Output
 
 
 def leads(rewards: list[Decimal]) -> list[Decimal]:
-    """Each reward's summed lead over all of its group; all 0 if no two rewards differ."""
-    compare(max(rewards), min(rewards))
+    """Each reward's lead over the group, summed over its members; exactly 0 if no two rewards differ."""
+    if compare(max(rewards), min(rewards)) == 0:
+        return [ZERO] * len(rewards)
     return [sum((reward - other for other in rewards), ZERO) for reward in rewards]
 
 
@@ -95,8 +98,6 @@ def advantages_grpo(rewards: list[Decimal]) -> Outputs:
     The variance from all pairs: sum over i, j of (R_i - R_j)^2 / (2 G (G - 1)).
     """
     count = len(rewards)
-    if compare(max(rewards), min(rewards)) == 0:
-        return ([ZERO] * count,)
     squares = sum(((x - y) ** 2 for x in rewards for y in rewards), ZERO)
     spread = (squares / (2 * count * (count - 1))).sqrt() + Decimal("1e-4")
     return ([lead / count / spread for lead in leads(rewards)],)
@@ -133,7 +134,7 @@ def weighted(losses: list[Decimal], weights: list[Decimal]) -> Outputs:
 
 
 def overlong_penalty(lengths: Decimal, max_length: Decimal, cache_length: Decimal) -> Outputs:
-    """0, then a slope over the last cache_length tokens down to -1, which it stays: arXiv:2503.14476, eq. 13."""
+    """0, then a slope over the last cache_length tokens down to -1 for good: arXiv:2503.14476, eq. 13."""
     start = max_length - cache_length
     if compare(lengths, start, max_length) <= 0:
         return (ZERO,)

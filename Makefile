@@ -1,0 +1,51 @@
+# Every target works from a fresh clone: it makes what it needs in .venv, once, and starts at once from then on.
+
+PYTHON ?= python3
+PEER = verify/peers/trl
+
+.DEFAULT_GOAL := help
+.PHONY: help verify quick test lint selftest vectors-check verify-trl clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+verify: .venv/ready ## judge this implementation, on NumPy and on PyTorch
+	.venv/bin/python -m verify --impl numpy
+	.venv/bin/python -m verify --impl torch
+
+quick: .venv/ready ## the same in less time, with fewer cases
+	.venv/bin/python -m verify --impl numpy --profile quick
+	.venv/bin/python -m verify --impl torch --profile quick
+
+test: .venv/ready ## run the tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+
+lint: .venv/ready ## check style, formatting and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+selftest: .venv/ready ## show that the suite can fail: real bugs and mutants, each to be caught
+	.venv/bin/python -m verify selftest
+
+vectors-check: .venv/ready ## regenerate the frozen vectors and compare them byte for byte
+	.venv/bin/python -m verify.vectors --check
+
+verify-trl: .venv-trl/ready ## judge TRL, in an environment of its own
+	.venv-trl/bin/python -m verify --impl trl --deviations $(PEER).toml
+
+clean: ## remove everything that make and the tools made
+	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build out *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is younger than the requirements it was installed from.
+.venv/ready: requirements.txt
+.venv-trl/ready: verify/peers/requirements-trl.txt
+.venv/ready .venv-trl/ready:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "minipref needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1): try make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "installing $< into $(@D): minutes, once"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

@@ -1,0 +1,308 @@
+"""The specification as a text and as an interface: one shape in every file, one contract, errors that say what is wrong."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import minipref
+from minipref import REGISTRY
+from minipref.contract import Operation
+
+Inputs = Callable[..., dict[str, Any]]
+ROOT = Path(minipref.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+OPERATIONS = list(REGISTRY.values())
+MODULES = {op.formula.__module__: sys.modules[op.formula.__module__] for op in OPERATIONS}
+METHODS = [module for name, module in MODULES.items() if name.split(".")[1] in ("offline", "online")]
+HAS_FLOAT_ARRAYS = [op for op in OPERATIONS if any(a.kind == "float" for a in op.inputs.values())]
+
+# An arXiv number with its version, or author, year and title.
+SOURCE = re.compile(r'arXiv:\d{4}\.\d{5}v\d|[A-Z]\w+ (19|20)\d\d, "?[A-Z]|[A-Z]\w+ & [A-Z]\w+ (19|20)\d\d|openai/baselines')
+
+
+def by_name(x: Any) -> str:
+    return x.name if isinstance(x, Operation) else x.__name__ if isinstance(x, ModuleType) else str(x.relative_to(ROOT))
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def assigned(function: ast.FunctionDef) -> Iterator[tuple[str, int]]:
+    """Every name that the function assigns, with its line."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+
+
+@pytest.mark.parametrize("module", METHODS, ids=by_name)
+def test_a_method_opens_with_source_then_equation_then_gradient(module: ModuleType) -> None:
+    text, operations = inspect.getdoc(module) or "", [op for op in OPERATIONS if op.formula.__module__ == module.__name__]
+    equations = re.search(r"(?m)(^    .*\n?)+", text)
+    assert text.split("\n")[0].endswith((".", '"', ",", ":")) or ". " in text.split("\n")[0], "opens with a sentence"
+    assert equations and " " in equations.group() and SOURCE.search(text[: equations.end()]), "source, then equation"
+    indented = [line.strip() for line in text.split("\n") if line.startswith("    ")]
+    if any(output in ("losses", "token_losses") for op in operations for output in op.outputs):
+        assert any(re.match(r"L +=", line) for line in indented)
+    if any(op.gradients for op in operations):
+        slopes, first = (
+            [i for i, line in enumerate(indented) if "∂" in line],
+            [i for i, line in enumerate(indented) if " = " in line],
+        )
+        assert slopes and first and min(first) <= min(slopes), "the gradient stands below what it is of"
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=by_name)
+def test_an_operation_names_its_source_and_units(op: Operation[Any]) -> None:
+    module = MODULES[op.formula.__module__]
+    package = sys.modules[module.__name__.rpartition(".")[0]]
+    said = " ".join(inspect.getdoc(x) or "" for x in (package, module, op.formula))
+    names = [*op.inputs, *op.outputs]
+    assert SOURCE.search(op.source) and inspect.getdoc(op.formula)
+    assert "nats" in said or not any(name.endswith(("logps", "logits")) for name in names)
+    assert "token" in said or not any(name.endswith(("lengths", "tokens", "mask", "max_length")) for name in names)
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=by_name)
+def test_names_are_the_fields_and_have_no_synonyms(op: Operation[Any]) -> None:
+    for name, argument in (op.inputs | op.outputs).items():
+        assert not re.search(r"log_?probs?|(^|_)refs?(_|$)|winner|loser|accepted", name)
+        assert not name.endswith(("logps", "logits")) or (argument.kind == "float" and argument.interval.low == -np.inf)
+        assert ("mask" in name) == (op.mask is not None and name == op.mask.name)
+    assert list(op.outputs)[-len(op.gradients) :] or not op.gradients
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if op.gradients], ids=by_name)
+def test_code_follows_the_order_loss_then_gradient(op: Operation[Any]) -> None:
+    (function,) = functions(ast.parse(inspect.getsource(op.formula)))
+    lines = list(assigned(function))
+    losses = [line for name, line in lines if name == op.gradients[0].of]
+    slopes = [line for name, line in lines if name == "weight" or name.startswith(("grad", "slope")) or name.endswith("_push")]
+    assert not losses or max(losses) <= min(slopes, default=max(losses))
+
+
+@pytest.mark.parametrize("path", FILES, ids=by_name)
+def test_functions_are_short_and_public_ones_documented(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree)
+    for function in functions(tree):
+        body = function.body[1:] if ast.get_docstring(function) else function.body
+        code = source.split("\n")[body[0].lineno - 1 : function.end_lineno]
+        assert sum(bool(re.match(r"\s*[^\s#]", line)) for line in code) <= 20, function.name
+        public = function in tree.body and not function.name.startswith("_")
+        assert not public or ast.get_docstring(function), function.name
+    for identifier in re.findall(r"arXiv:[\d.]+\w*", source):
+        assert re.fullmatch(r"arXiv:\d{4}\.\d{5}v\d+", identifier), "a paper is cited with its version"
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a file imports: absolute module names, or names within minipref with a leading dot."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * bool(node.level) + (node.module or "")
+
+
+@pytest.mark.parametrize("path", FILES, ids=by_name)
+def test_imports_run_down(path: Path) -> None:
+    found = set(imports(path))
+    outside = {name.split(".")[0] for name in found if not name.startswith(".")} - sys.stdlib_module_names
+    assert outside <= ({"numpy", "torch"} if path.name == "autograd.py" else {"numpy"})
+    inside = {name for name in found if name.startswith(".")}
+    below = {"arrays.py": set(), "contract.py": {".arrays"}}
+    assert inside <= below.get(path.name, inside)
+    assert ".autograd" not in inside
+
+
+def test_minipref_loads_without_torch() -> None:
+    code = "import sys, minipref; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, check=False).returncode == 0
+
+
+def test_the_frozen_contract_is_the_one_printed() -> None:
+    environment = os.environ | {"PYTHONUTF8": "1"}
+    printed = subprocess.run(
+        [sys.executable, "-m", "minipref"], cwd=ROOT.parent, env=environment, capture_output=True, check=True
+    )
+    assert printed.stdout == (ROOT.parent / "verify" / "contract-1.json").read_bytes()
+
+
+LIBRARIES: dict[str, Callable[[np.ndarray], Any]] = {"numpy": np.asarray, "torch": torch.tensor}
+
+
+def given_as(library: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with their arrays in the library; what it cannot hold stays as it is."""
+    is_plain = {name: isinstance(x, np.ndarray) and x.dtype != object for name, x in inputs.items()}
+    return {name: LIBRARIES[library](x) if is_plain[name] else x for name, x in inputs.items()}
+
+
+LOGPS = -np.array([1.0, 2, 3, 4, 5])
+NAN, INF = np.nan, np.inf
+BAD = [
+    ("dpo", "beta", 0.0, "must lie in (0, inf), got 0.0"),
+    ("dpo", "beta", NAN, "must lie in (0, inf), got nan"),
+    ("dpo", "beta", INF, "must lie in (0, inf), got inf"),
+    ("dpo", "beta", True, "must be a real number, got True"),
+    ("dpo", "beta", "0.1", "must be a real number, got '0.1'"),
+    ("dpo", "beta", LOGPS, "must be a real number, got [-1. -2. -3. -4. -5.]"),
+    ("cdpo", "label_smoothing", 0.5, "must lie in [0, 0.5), got 0.5"),
+    ("simpo", "gamma", -INF, "must be finite, got -inf"),
+    ("kto", "reference_point", -0.1, "must lie in [0, inf), got -0.1"),
+    ("gae", "discount", 1.5, "must lie in [0, 1], got 1.5"),
+    ("ppo_policy", "clip_low", 1.0, "must lie in (0, 1), got 1.0"),
+    ("constant_mean", "max_length", 0, "must lie in [1, inf), got 0"),
+    ("dpo", "policy_chosen_logps", LOGPS[:, None], "must have the shape [N], got (5, 1)"),
+    ("dpo", "policy_chosen_logps", -1.5, "must be an array, got -1.5"),
+    ("dpo", "policy_chosen_logps", np.array(-1.5), "must be an array, got -1.5"),
+    ("dpo", "policy_chosen_logps", [-1.0] * 5, "must be an array, got [-1.0, -1.0, -1.0, -1.0, -1.0]"),
+    ("dpo", "policy_rejected_logps", LOGPS[:4], "must have N = 5 like policy_chosen_logps, got (4,)"),
+    ("dpo", "policy_chosen_logps", np.arange(5), "must be an array of float, got int64"),
+    ("dpo", "policy_chosen_logps", LOGPS.astype(object), "must be an array of float, got object"),
+    ("dpo", "policy_chosen_logps", LOGPS + 0j, "must be an array of float, got complex128"),
+    ("dpo", "reference_chosen_logps", LOGPS * [1, NAN, 1, 1, 1], "must be finite, got [-1. nan -3. -4. -5.]"),
+    ("dpo", "policy_chosen_logps", -LOGPS * [INF, 1, 1, 1, 1], "must be finite, got [inf  2.  3.  4.  5.]"),
+    ("bradley_terry", "chosen_rewards", LOGPS * [INF, 1, 1, 1, 1], "must be finite, got [-inf"),
+    ("dpo", "reference_chosen_logps", LOGPS * [INF, 1, 1, 1, 1], "must be finite where policy_chosen_logps is, got [-inf"),
+    ("kto", "desirable", np.array([1, 0, 1, 0, 1]), "must be an array of bool, got int64"),
+    ("simpo", "chosen_lengths", np.array([1, 2, 0, 4, 5]), "must lie in [1, inf), got [1 2 0 4 5]"),
+    ("simpo", "chosen_lengths", -LOGPS, "must be an array of int, got float64"),
+    ("orpo", "policy_rejected_logps", LOGPS * [0, 1, 1, 1, 1], "must lie in (-inf, 0), got ["),
+    ("sppo", "win_rates", -LOGPS / 4, "must lie in [0, 1], got [0.25 0.5  0.75 1.   1.25]"),
+    ("plackett_luce", "rewards", LOGPS[:, None], "must rank at least 2 responses, got [["),
+    ("advantages_rloo", "rewards", LOGPS[:, None], "must hold at least 2 responses a group, got [["),
+    ("rejection_acceptance", "reward_max", -5.5, "must be at least every reward, got -5.5"),
+    ("overlong_penalty", "cache_length", 8.5, "must not exceed max_length, got 8.5"),
+    ("sequence_logps", "response_mask", np.ones((3, 6), bool), "must be false at position 0, which nothing predicts, got [["),
+    ("sequence_logps", "response_mask", np.zeros((3, 6), bool), "must be true somewhere in every row, got [["),
+    ("sequence_logps", "tokens", np.full((3, 6), 7), "must lie in the vocabulary of logits, got [["),
+    ("linear_sequence_logps", "tokens", np.full((3, 6), -1), "must lie in [0, inf), got [["),
+    ("sequence_mean", "mask", np.arange(18).reshape(3, 6) > 6, "must be true somewhere in every row, got [["),
+    ("token_mean", "mask", np.zeros((3, 6), bool), "must be true somewhere, got [["),
+]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("name", "argument", "value", "message"), BAD)
+def test_an_error_names_operation_argument_rule_and_value(
+    name: str, argument: str, value: Any, message: str, library: str, ordinary: Inputs
+) -> None:
+    inputs = given_as(library, ordinary(REGISTRY[name]) | {argument: value})
+    with pytest.raises(ValueError, match="^" + re.escape(f"{name}: {argument} {message}")):
+        REGISTRY[name](**inputs)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_where_infinities_meet_it_is_an_error(library: str, ordinary: Inputs) -> None:
+    impossible = {f"{model}_chosen_logps": LOGPS * [INF, 1, 1, 1, 1] for model in ("policy", "reference")}
+    with pytest.raises(ValueError, match="dpo: policy_chosen_logps must leave losses a limit"):
+        minipref.dpo(**given_as(library, ordinary(minipref.dpo) | impossible))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_infinities_and_overflows_that_have_a_limit_are_answered(library: str) -> None:
+    x, far = LIBRARIES[library](np.float32([-1])), LIBRARIES[library](np.float32([-200]))
+    never = LIBRARIES[library](np.float32([-INF]))
+    for loss in (minipref.dpo, minipref.rso_hinge):
+        answer = loss(never, x, x, x, beta=0.5)
+        assert answer.losses[0] == INF and answer.grad_policy_chosen_logps[0] == -0.5
+    for policy in (far, never):
+        answer = minipref.kl_estimates(policy, x)
+        assert answer.k3[0] == INF and answer.grad_k3[0] == -INF
+        assert answer.k1[0] == policy[0] - x[0] and answer.grad_k1[0] == 1
+
+
+def test_an_empty_batch_is_answered_unless_it_is_averaged(ordinary: Inputs) -> None:
+    empty = {name: x[:0] if isinstance(x, np.ndarray) else x for name, x in ordinary(minipref.kto).items()}
+    assert minipref.kto(**empty).losses.shape == (0,)
+    with pytest.raises(ValueError, match="kto_reference_point: policy_mismatched_logps must not be empty, got"):
+        minipref.kto_reference_point(np.zeros(0), np.zeros(0))
+
+
+def floats_of(op: Operation[Any], result: Any) -> dict[str, Any]:
+    return {name: getattr(result, name) for name, argument in op.outputs.items() if argument.kind == "float"}
+
+
+def same(got: Any, right: Any, tolerance: float = 1e-14) -> None:
+    """Every output equal to rounding."""
+    for name in right._fields:
+        np.testing.assert_allclose(
+            np.asarray(getattr(got, name)), np.asarray(getattr(right, name)), tolerance, tolerance, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("op", HAS_FLOAT_ARRAYS, ids=by_name)
+def test_the_dtype_of_the_inputs_is_that_of_the_outputs(op: Operation[Any], library: str, dtype: str, ordinary: Inputs) -> None:
+    if (library, dtype) == ("numpy", "bfloat16"):
+        pytest.skip("NumPy has no bfloat16")
+    inputs = given_as(library, ordinary(op, np.float32))
+    cast = (lambda x: x.astype(dtype)) if library == "numpy" else (lambda x: x.to(getattr(torch, dtype)))
+    inputs |= {name: cast(inputs[name]) for name in op.inputs if op.inputs[name].kind == "float"}
+    exact, tolerance = op(**ordinary(op)), {"float16": 0.05, "bfloat16": 0.3, "float32": 1e-4, "float64": 1e-6}[dtype]
+    for name, value in floats_of(op, op(**inputs)).items():
+        assert str(value.dtype).removeprefix("torch.") == dtype, name
+        right = np.asarray(getattr(exact, name))
+        assert np.all(
+            abs(np.asarray(value.float() if library == "torch" else value) - right) <= tolerance * (1 + abs(right).max())
+        ), name
+
+
+@pytest.mark.parametrize("scalar", [np.float64, np.float32, np.array, torch.tensor])
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("op", [op for op in HAS_FLOAT_ARRAYS if None in (a.type for a in op.inputs.values())], ids=by_name)
+def test_numbers_may_be_scalars_of_any_library(op: Operation[Any], library: str, scalar: Any, ordinary: Inputs) -> None:
+    inputs = given_as(library, ordinary(op, np.float32))
+    wrapped = {name: scalar(x) if isinstance(x, float) else x for name, x in inputs.items()}
+    got, right = op(**wrapped), op(**inputs)
+    same(got, right, 1e-5)
+    assert all(value.dtype == getattr(right, name).dtype for name, value in floats_of(op, got).items())
+
+
+def strided(x: Any) -> Any:
+    return x.repeat_interleave(2, -1)[..., ::2] if isinstance(x, torch.Tensor) else np.repeat(x, 2, -1)[..., ::2]
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "every second": strided,
+    "columns": lambda x: x.mT.contiguous().mT if isinstance(x, torch.Tensor) and x.ndim > 1 else np.asfortranarray(x),
+    "backwards": lambda x: x.flip(0) if isinstance(x, torch.Tensor) else x[::-1].copy()[::-1],
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("op", OPERATIONS, ids=by_name)
+def test_arrays_of_any_layout_are_read_and_left_alone(op: Operation[Any], library: str, ordinary: Inputs) -> None:
+    inputs = given_as(library, ordinary(op))
+    arrays = [name for name in op.inputs if op.inputs[name].type]
+    plain = op(**inputs)
+    for layout in ({}, dict.fromkeys(arrays, strided)):
+        laid_out = inputs | {name: relay(inputs[name]) for name, relay in layout.items()}
+        before = {name: np.array(laid_out[name]) for name in arrays}
+        if library == "numpy":
+            for name in arrays:
+                laid_out[name].setflags(write=False)
+        same(op(**laid_out), plain)
+        assert all(np.array_equal(laid_out[name], before[name]) for name in arrays)
+
+
+@pytest.mark.parametrize("op", [op for op in HAS_FLOAT_ARRAYS if op.level == 1], ids=by_name)
+def test_jax_reads_the_same_text(op: Operation[Any], ordinary: Inputs) -> None:
+    jax_numpy = pytest.importorskip("jax.numpy", reason="JAX is not installed: it is optional")
+    inputs = {name: jax_numpy.asarray(x) if isinstance(x, np.ndarray) else x for name, x in ordinary(op, np.float32).items()}
+    result = op(**inputs)
+    assert all(isinstance(value, jax_numpy.ndarray) for value in floats_of(op, result).values())
+    same(result, op(**ordinary(op)), 1e-4)

@@ -1,0 +1,151 @@
+"""Judges implementations of preference optimization against the frozen contract.
+
+  python -m verify                                      judge minipref itself, on NumPy
+  python -m verify --impl my_losses.py                  judge a Python file: one function an operation
+  python -m verify --impl cmd:"./my-port --json"        judge any program that speaks the protocol
+  python -m verify --explain dpo.gradient-weight        what a claim says, where it is from, how it is measured
+  python -m verify selftest                             prove that the suite can fail
+
+Exit code: 0 nothing failed, 1 something did, 2 usage or a broken start, 3 nothing ran.
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from verify import conformance, deviations, page, report
+from verify.claims import PROFILES, Claim, Outcome
+from verify.contract import CONTRACTS
+from verify.pipe import BrokenStart
+from verify.runner import Judgement, Plan, judge
+
+NEEDS = {  # sets of operations by what somebody wants to train with
+    "paired": lambda c: c.level == 1 and "policy_chosen_logps" in c.inputs,
+    "unpaired": lambda c: c.level == 1 and {"policy_logps", "policy_mismatched_logps"} & c.inputs.keys(),
+    "on-policy": lambda c: c.level == 2,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "python -m verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add(
+        "--impl",
+        action="append",
+        metavar="IMPL",
+        help="numpy, torch, torch:cuda, a peer (trl), a module, a .py, cmd:'PROGRAM ARGS'; repeatable",
+    )
+    add("--claims", default="*", metavar="GLOB", help="claims by id, such as 'dpo.*'")
+    add("--operations", default="*", metavar="GLOB", help=f"operations by name, or a need: {', '.join(NEEDS)}")
+    add(
+        "--dtype",
+        choices=("float32", "float64"),
+        help="default: the first that the implementation declares, float64 before float32",
+    )
+    add("--profile", choices=PROFILES, default="full", help="how much is tried (default full)")
+    add("--seed", type=int, help="of the fresh cases; printed; drawn anew by default")
+    add("--fresh", type=int, metavar="K", help="fresh cases an operation, instead of the profile's")
+    add("--request-seconds", type=float, default=10.0, metavar="S", help="time an answer may take (default 10)")
+    add("--list", action="store_true", help="list the claims and stop")
+    add("--explain", metavar="ID", help="explain one claim and stop")
+    add("--json", type=Path, metavar="FILE", help="write the report for programs")
+    add("--html", type=Path, metavar="FILE", help="write the report as one page")
+    add("--deviations", type=Path, metavar="FILE", help="known deviations of the implementation, with their reasons (TOML)")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["selftest"]:
+        from verify.bugs import selftest
+
+        return selftest.main(arguments[1:])
+    options = parser().parse_args(arguments)
+    claims = select(options.claims, options.operations)
+    if options.explain:
+        return explain(options.explain)
+    if options.list:
+        print("\n".join(f"{claim.id:<44} {claim.statement}" for claim in claims))
+        return 0 if claims else 3
+    try:
+        return run(options, claims)
+    except (BrokenStart, ValueError, OSError) as error:
+        print(f"python -m verify: {error}", file=sys.stderr)
+        return 2
+
+
+def select(claim_glob: str, operation_glob: str) -> list[Claim]:
+    """Claims whose id and operation match."""
+    if operation_glob in NEEDS:
+        names = {c.name for c in CONTRACTS.values() if NEEDS[operation_glob](c)}
+    else:
+        names = set(fnmatch.filter(CONTRACTS, operation_glob))
+    return [c for c in conformance.claims() if c.contract.name in names and fnmatch.fnmatchcase(c.id, claim_glob)]
+
+
+def explain(identifier: str) -> int:
+    for claim in conformance.claims():
+        if claim.id == identifier:
+            print(report.explain(claim))
+            return 0
+    print(f"python -m verify: --explain must be a claim of --list, got {identifier}", file=sys.stderr)
+    return 2
+
+
+def run(options: argparse.Namespace, claims: list[Claim]) -> int:
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    if seed < 0 or (options.fresh is not None and options.fresh < 1):
+        raise ValueError(f"--seed must be >= 0 and --fresh >= 1, got {seed} and {options.fresh}")
+    effort = PROFILES[options.profile]
+    effort = effort._replace(fresh=options.fresh) if options.fresh else effort
+    listed = deviations.read(options.deviations) if options.deviations else ()
+    plan = Plan(
+        claims, options.dtype, seed, effort, listed, options.request_seconds, lambda found: progress(found, len(claims))
+    )
+    judgements = []
+    for name in options.impl or ["numpy"]:
+        judgements.append(judge(name, plan))
+        print(report.terminal(judgements[-1]) + "\n", flush=True)
+    for path, text in ((options.json, report.as_json), (options.html, page.as_html)):
+        if path:
+            write_whole(path, text(judgements))
+    return exit_code(judgements)
+
+
+def exit_code(judgements: list[Judgement]) -> int:
+    if any(judgement.failed for judgement in judgements):
+        return 1
+    return 0 if all(judgement.ran for judgement in judgements) else 3
+
+
+def progress(outcomes: Iterable[Outcome], total: int) -> Iterator[Outcome]:
+    """A bar on a terminal's stderr, where tqdm is installed."""
+    with contextlib.suppress(ImportError):
+        from tqdm import tqdm
+
+        outcomes = tqdm(outcomes, total=total, unit="claim", leave=False, disable=None)
+    yield from outcomes
+
+
+def write_whole(path: Path, text: str) -> None:
+    """All of the file or none of it, whatever happens meanwhile."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""Copies of the specification in memory, each with one file changed, beside the real one and leaving no trace.
+
+The sources are read as text and compiled once; a copy executes them again under another name. Only what the changed file
+reaches is executed. Names of `arrays` and `contract` that a module does not import are bound in it all the same, so that a
+changed line may call another elementary function without an import of its own.
+"""
+
+import ast
+import functools
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2] / "minipref"
+NAME = "specimen"
+SHARED = ("arrays", "contract")
+ELSEWHERE = {"__init__.py", "__main__.py", "autograd.py", "defaults.py", "monitors.py"}  # what no operation runs
+
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.name not in ELSEWHERE
+}
+
+
+def module_name(file: str) -> str:
+    """offline/dpo.py -> specimen.offline.dpo."""
+    return f"{NAME}.{file.removesuffix('.py').replace('/', '.')}"
+
+
+def compiled(file: str, source: str) -> CodeType:
+    return compile(source, f"minipref/{file}", "exec", dont_inherit=True)
+
+
+@functools.cache
+def codes() -> dict[str, CodeType]:
+    """The specification as it is, compiled."""
+    return {module_name(file): compiled(file, source) for file, source in SOURCES.items()}
+
+
+def defined(file: str) -> list[str]:
+    """The operations that a file defines: its functions that are decorated with `operation`."""
+    functions = [node for node in ast.parse(SOURCES[file]).body if isinstance(node, ast.FunctionDef)]
+    return [node.name for node in functions if is_operation(node)]
+
+
+def is_operation(node: ast.FunctionDef) -> bool:
+    return any(isinstance(d, ast.Call) and ast.unparse(d.func) == "operation" for d in node.decorator_list)
+
+
+@functools.cache
+def imports(file: str) -> set[str]:
+    """The files that a file imports from, by their relative imports."""
+    here = file.split("/")
+    nodes = [n for n in ast.walk(ast.parse(SOURCES[file])) if isinstance(n, ast.ImportFrom) and n.level]
+    return {"/".join([*here[: len(here) - n.level], *(n.module or "").split(".")]) + ".py" for n in nodes}
+
+
+@functools.cache
+def users(file: str) -> list[str]:
+    """The file itself and all that import it, directly or through others."""
+    found = {file}
+    while grown := {user for user in SOURCES if imports(user) & found} - found:
+        found |= grown
+    return [user for user in SOURCES if user in found]
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds the modules of one copy: packages are empty, modules are code objects."""
+
+    def __init__(self, codes: dict[str, CodeType]):
+        self.codes = codes
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname in self.codes:
+            return spec_from_loader(fullname, self)
+        is_package = any(name.startswith(f"{fullname}.") for name in self.codes)
+        return spec_from_loader(fullname, self, is_package=True) if is_package else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__name__ in self.codes:
+            exec(self.codes[module.__name__], vars(module))
+            for name in SHARED:
+                for key, value in vars(sys.modules.get(f"{NAME}.{name}", module)).items():
+                    vars(module).setdefault(key, value)
+
+
+@contextmanager
+def specimen(file: str, source: str) -> Iterator[dict[str, Any]]:
+    """The operations, by name, that a change of this file can reach, in a copy where its text is `source`.
+
+    Raises whatever the changed text raises when it is compiled or imported.
+    """
+    finder = _Finder({**codes(), module_name(file): compiled(file, source)})
+    sys.meta_path.insert(0, finder)
+    try:
+        for user in users(file):
+            importlib.import_module(module_name(user))
+        yield sys.modules[f"{NAME}.contract"].REGISTRY
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == NAME]:
+            del sys.modules[name]

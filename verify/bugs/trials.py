@@ -1,0 +1,149 @@
+"""What a changed specification is tried on: the vectors of an operation, polluted masks, invalid inputs, fresh cases.
+
+The judge is the one that judges everybody: the same bound, the same cases. Of our own code more is asked than of a port: errors
+are ValueErrors that name the argument, arrays have the dtype of the case, inputs are read-only, and nothing takes a second.
+"""
+
+import re
+import signal
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from verify import cases, oracle, vectors
+from verify.contract import CONTRACTS, Contract
+from verify.judge import Exact, compare
+
+SECONDS = 1.0
+KINDS = {"float": "f", "int": "iu", "bool": "b"}
+
+
+class Trial(NamedTuple):
+    """One request, and what is due: exact answers, or an error about an argument where `expected` is None."""
+
+    operation: str
+    name: str
+    dtype: str
+    arguments: dict[str, Any]
+    expected: Mapping[str, Exact] | None
+    argument: str = ""
+
+
+class Overtime(BaseException):
+    """A trial took longer than SECONDS."""
+
+
+def trials(operation: str, seed: int) -> list[Trial]:
+    """All trials of an operation, the frozen first."""
+    contract = CONTRACTS[operation]
+    makers = (_vectors(contract), _polluted(contract, seed), _invalid(contract), _fresh(contract, seed))
+    return [trial for maker in makers for trial in maker]
+
+
+def finding(operations: Mapping[str, Any], trial: Trial) -> str:
+    """What is wrong with the answer to a trial; empty if nothing is."""
+    try:
+        with time_limit():
+            answer = operations[trial.operation](**trial.arguments)._asdict()
+    except Overtime:
+        return f"takes more than {SECONDS:g} s"
+    except Exception as error:
+        return _wrong_error(trial, error)
+    if trial.expected is None:
+        return "answers where an error is due"
+    return _wrong_answer(trial, answer)
+
+
+@contextmanager
+def time_limit() -> Iterator[None]:
+    """Raises Overtime in what takes longer than SECONDS. In the main thread only, as signals are."""
+    before = signal.signal(signal.SIGALRM, _overtime)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _overtime(*_: object) -> None:
+    raise Overtime
+
+
+def _wrong_error(trial: Trial, error: Exception) -> str:
+    message = f"{type(error).__name__}: {error}"
+    if trial.expected is not None:
+        return f"raises {message}"
+    named = isinstance(error, ValueError) and re.search(rf"\b{trial.argument}\b", str(error))
+    return "" if named else f"an error about {trial.argument} is due, raises {message}"
+
+
+def _wrong_answer(trial: Trial, answer: dict[str, Any]) -> str:
+    contract = CONTRACTS[trial.operation]
+    for name, output in contract.outputs.items():
+        array, shape = np.asarray(answer.get(name)), trial.expected[name].value.shape
+        if array.dtype.kind not in KINDS[output.kind] or array.shape != shape:
+            return f"{name} is {array.dtype}{list(array.shape)}, expected {output.kind}{list(shape)}"
+        if output.kind == "float" and array.dtype != trial.dtype and _says_precision(contract):
+            return f"{name} is {array.dtype}, expected {trial.dtype}"
+        answer[name] = array
+    _, misses = compare(trial.expected, answer, trial.dtype)
+    return str(misses[0]) if misses else ""
+
+
+def _says_precision(contract: Contract) -> bool:
+    return any(argument.kind == "float" for argument in contract.inputs.values())
+
+
+def _vectors(contract: Contract) -> Iterator[Trial]:
+    for vector in vectors.load(contract.name):
+        flags = f" ({', '.join(vector.case.flags)})" if vector.case.flags else ""
+        for dtype in vector.dtypes:
+            yield _legal(contract, f"vector {vector.id}{flags}", dtype, vector.case.inputs, vector.expected)
+
+
+def _polluted(contract: Contract, seed: int) -> Iterator[Trial]:
+    """Vectors with NaN, infinities and impossible tokens wherever nothing counts."""
+    rng = np.random.default_rng([seed, zlib.crc32(contract.name.encode())])
+    for vector in vectors.load(contract.name) if contract.mask else []:
+        inputs = cases.polluted(contract, vector.case.inputs, rng)
+        yield _legal(contract, f"vector {vector.id}, polluted", "float64", inputs, vector.expected)
+
+
+def _invalid(contract: Contract) -> Iterator[Trial]:
+    for case in cases.invalid(contract.name, "float64"):
+        arguments = {name: _laid_out(value, case.layout) for name, value in _arguments(case.inputs, "float64").items()}
+        yield Trial(contract.name, f"invalid: {case.argument} {case.rule}", "float64", arguments, None, case.argument)
+
+
+def _fresh(contract: Contract, seed: int) -> Iterator[Trial]:
+    count = 2 * len(cases.regimes(contract.name))
+    for dtype in ("float64", "float32") if _says_precision(contract) else ("float64",):
+        for case in cases.fresh(contract.name, dtype, seed, count):
+            expected = oracle.answer(contract.name, case.inputs)
+            yield _legal(contract, f"fresh, {case.regime}", dtype, case.inputs, expected)
+
+
+def _legal(contract: Contract, name: str, dtype: str, inputs: dict[str, Any], expected: Mapping[str, Exact]) -> Trial:
+    return Trial(contract.name, f"{name}, {dtype}", dtype, _arguments(inputs, dtype), expected)
+
+
+def _arguments(inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Arrays of the case's dtype, read-only; numbers as they are."""
+    return {name: _read_only(value, dtype) if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
+
+
+def _read_only(values: np.ndarray, dtype: str) -> np.ndarray:
+    values = values.astype(dtype) if values.dtype.kind == "f" else values.copy()
+    values.flags.writeable = False
+    return values
+
+
+def _laid_out(value: Any, layout: str) -> Any:
+    """What only Python modules are sent: floating-point arrays as integers, masks as numbers."""
+    kinds = {"integer": ("f", np.int64), "numeric-mask": ("b", np.float64)}
+    kind, dtype = kinds.get(layout, ("", None))
+    return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == kind else value

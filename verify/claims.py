@@ -1,0 +1,75 @@
+"""What a claim is: a sentence somebody could doubt, its source, and a function that measures it.
+
+A claim is measured on one subject and yields evidence: how many cases, the worst error over its bound, and every failure found.
+Verdicts: HOLDS, FAILS, SKIPPED (an operation not declared), DEVIATES (fails as a deviations file says it does, and why).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from verify.contract import Contract
+from verify.subject import Failure, Result, Subject
+
+HOLDS, FAILS, SKIPPED, DEVIATES = "HOLDS", "FAILS", "SKIPPED", "DEVIATES"
+
+
+class Effort(NamedTuple):
+    """How much a profile does: fresh cases and searched examples an operation; whether the search uses the printed seed."""
+
+    fresh: int
+    examples: int
+    random_search: bool
+
+
+PROFILES = {"quick": Effort(8, 25, False), "full": Effort(30, 100, False), "deep": Effort(200, 2000, True)}
+
+
+class Run(NamedTuple):
+    """What a measurement may use."""
+
+    subject: Subject
+    seed: int
+    effort: Effort
+
+
+class Evidence(NamedTuple):
+    """What a measurement found. `worst` is the largest error over its bound; 0 where only equality is asked."""
+
+    cases: int
+    worst: float
+    failures: tuple[Failure, ...] = ()
+
+    @classmethod
+    def of(cls, results: Iterable[Result]) -> "Evidence":
+        """Of many cases, keeping the first failure of each message: the rest would say the same."""
+        cases, worst, failures = 0, 0.0, dict[str, Failure]()
+        for result in results:
+            cases, worst = cases + 1, max(worst, result.worst)
+            if result.failure:
+                failures.setdefault(result.failure.message, result.failure)
+        return cls(cases, worst, tuple(failures.values()))
+
+
+class Claim(NamedTuple):
+    """A conformance claim: about one operation of one implementation."""
+
+    id: str
+    contract: Contract
+    statement: str
+    how: str
+    measure: Callable[[Run, Contract], Evidence]
+    python_only: bool = False
+
+    @property
+    def source(self) -> str:
+        return self.contract.source
+
+
+class Outcome(NamedTuple):
+    """A claim's verdict and what it rests on."""
+
+    claim: Claim
+    verdict: str
+    evidence: Evidence
+    seconds: float
+    reason: str = ""

@@ -1,0 +1,60 @@
+"""Known and accepted deviations of an implementation: a TOML file that it brings.
+
+    [[deviation]]
+    claim = "cdpo.*"                 # a claim id, or a glob of at most one operation
+    message = "losses"               # how the failure's message begins
+    reason = "label_smoothing is ignored by loss type sigmoid"
+
+A claim whose every failure is listed DEVIATES instead of FAILS. An entry that no longer occurs, among claims that were
+measured, fails the run: a list never goes stale silently.
+"""
+
+import fnmatch
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from verify.claims import DEVIATES, FAILS, SKIPPED, Outcome
+
+
+class Deviation(NamedTuple):
+    """One entry of the file."""
+
+    claim: str
+    message: str
+    reason: str
+
+
+def read(path: Path) -> tuple[Deviation, ...]:
+    """The file's entries. ValueError names the file, the entry and what is wrong with it."""
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    entries = document.get("deviation", [])
+    for number, entry in enumerate(entries, 1):
+        if set(entry) != set(Deviation._fields) or not all(isinstance(v, str) and v.strip() for v in entry.values()):
+            raise ValueError(f"{path}: deviation {number} must have exactly claim, message and reason, none empty; got {entry}")
+    return tuple(Deviation(**entry) for entry in entries)
+
+
+def accept(outcomes: Iterable[Outcome], listed: tuple[Deviation, ...]) -> tuple[list[Outcome], tuple[Deviation, ...]]:
+    """The outcomes with listed failures accepted, and the entries that did not occur although their claims were measured."""
+    used: set[Deviation] = set()
+    judged = [_accepted(outcome, listed, used) for outcome in outcomes]
+    measured = [outcome.claim.id for outcome in judged if outcome.verdict != SKIPPED]
+    stale = (d for d in listed if d not in used and fnmatch.filter(measured, d.claim))
+    return judged, tuple(stale)
+
+
+def _accepted(outcome: Outcome, listed: tuple[Deviation, ...], used: set[Deviation]) -> Outcome:
+    if outcome.verdict != FAILS:
+        return outcome
+    here = [d for d in listed if fnmatch.fnmatchcase(outcome.claim.id, d.claim)]
+    found = [[d for d in here if failure.message.startswith(d.message)] for failure in outcome.evidence.failures]
+    used.update(d for matches in found for d in matches)
+    if not all(found):
+        return outcome
+    reasons = dict.fromkeys(matches[0].reason for matches in found)
+    return outcome._replace(verdict=DEVIATES, reason="; ".join(reasons))

@@ -1,0 +1,154 @@
+"""What was found, for people at a terminal and for programs. The page is in `page`."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from verify import contract, oracle, vectors
+from verify.bugs import museum
+from verify.claims import DEVIATES, FAILS, HOLDS, SKIPPED, Claim, Outcome
+from verify.runner import Judgement
+from verify.subject import Failure
+
+SHOWN = 3  # failures of one claim that the terminal prints in full
+
+
+def rows(judgement: Judgement) -> list[tuple[str, str, str, str]]:
+    """One row a method: operation, worst error over its bound, cases, verdict."""
+    return [_row(name, list(found)) for name, found in _by_operation(judgement.outcomes).items()]
+
+
+def _by_operation(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    grouped: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        grouped.setdefault(outcome.claim.contract.name, []).append(outcome)
+    return grouped
+
+
+def _row(name: str, outcomes: list[Outcome]) -> tuple[str, str, str, str]:
+    measured = [o for o in outcomes if o.verdict != SKIPPED]
+    if not measured:
+        return name, "", "", f"{SKIPPED} ({outcomes[0].reason})"
+    worst = max(o.evidence.worst for o in measured)
+    verdicts = [o.verdict for o in measured]
+    verdict = next((v for v in (FAILS, DEVIATES) if v in verdicts), HOLDS)
+    failing = [o.claim.id.split(".")[1] for o in measured if o.verdict in (FAILS, DEVIATES)]
+    detail = f" ({', '.join(failing)})" if failing else ""
+    return (
+        name,
+        f"{worst:.3f}" if math.isfinite(worst) else "inf",
+        str(sum(o.evidence.cases for o in measured)),
+        verdict + detail,
+    )
+
+
+def failures(judgement: Judgement) -> Iterator[tuple[Outcome, Failure]]:
+    """Every failure that counts, the first three of each claim."""
+    for outcome in judgement.outcomes:
+        if outcome.verdict == FAILS:
+            yield from ((outcome, failure) for failure in outcome.evidence.failures[:SHOWN])
+
+
+def call_text(failure: Failure) -> str:
+    """The failing request as Python that can be pasted."""
+    arguments = [f"{name}={_literal(value)}" for name, value in failure.inputs.items()]
+    return f"{failure.operation}(\n    " + ",\n    ".join(arguments) + ",\n)"
+
+
+def _literal(value: Any) -> str:
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    text = re.sub(r"\b(inf|nan)\b", r"np.\1", repr(value.tolist()))
+    needs_dtype = value.size == 0 or (value.dtype.kind == "f" and "." not in text)
+    return f"np.array({text}, dtype={value.dtype.name!r})" if needs_dtype else f"np.array({text})"
+
+
+def terminal(judgement: Judgement) -> str:
+    """The table, the failures in full, and last the verdict and the counts."""
+    table = [("method", "worst/bound", "cases", "verdict"), *rows(judgement)]
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in table]
+    for outcome, failure in failures(judgement):
+        lines += ["", f"FAILS {outcome.claim.id}: {outcome.claim.statement}", f"  {failure.message}"]
+        lines += [f"  {detail}" for detail in failure.details]
+        lines += ["  " + line for line in call_text(failure).splitlines()]
+    lines += deviation_lines(judgement)
+    if judgement.ending:
+        lines += ["", f"FAILS to stop: {judgement.ending.kind}: {judgement.ending.message}"]
+    if judgement.failed and judgement.stderr.strip():
+        lines += ["", "its stderr ends:", *judgement.stderr.strip().splitlines()[-10:]]
+    return "\n".join([*lines, "", judgement.verdict(), counts(judgement)])
+
+
+def deviation_lines(judgement: Judgement) -> list[str]:
+    accepted = [f"  {o.claim.id}: {o.reason}" for o in judgement.outcomes if o.verdict == DEVIATES]
+    stale = [f"  {d.claim}: {d.message!r} was listed as a deviation and did not occur" for d in judgement.stale]
+    return (["", "known deviations:", *accepted] if accepted else []) + (
+        ["", "FAILS stale deviations:", *stale] if stale else []
+    )
+
+
+def counts(judgement: Judgement) -> str:
+    """`N claims: N hold, ..., N fail`."""
+    skipped, deviate = judgement.count(SKIPPED), judgement.count(DEVIATES)
+    parts = [f"{judgement.count(HOLDS)} hold"]
+    parts += [f"{deviate} deviate as listed"] if deviate else []
+    parts += [f"{skipped} skipped"] if skipped else []
+    return f"{len(judgement.outcomes)} claims: {', '.join(parts)}, {judgement.count(FAILS)} fail"
+
+
+def explain(claim: Claim) -> str:
+    """Statement, source, derivation, how it is measured, and which real bugs it guards against."""
+    bugs = [f"  {bug.id}: {bug.history} {bug.link}" for bug in museum.by_operation(claim.contract.name)]
+    caught = ["Catches, among the real bugs in the museum:", *bugs] if bugs else ["No bug of the museum lives here."]
+    parts = [claim.id, f"  {claim.statement}", f"Source: {claim.source}"]
+    parts += [
+        "Derivation, as the oracle computes it:",
+        *("  " + line for line in oracle.derivation(claim.contract.name).splitlines()),
+    ]
+    return "\n".join([*parts, f"Measured: {claim.how}", *caught])
+
+
+def as_json(judgements: list[Judgement]) -> str:
+    """The report for programs. Numbers that JSON lacks are the strings inf and nan."""
+    document = {
+        "format": "minipref-report",
+        "contract": {"version": contract.VERSION, "hash": contract.HASH},
+        "vectors": vectors.HASH,
+        "judgements": [_judgement_entry(judgement) for judgement in judgements],
+    }
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _judgement_entry(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "implementation": judgement.declaration._asdict(),
+        "dtype": judgement.dtype,
+        "seed": judgement.seed,
+        "conforms": bool(judgement.ran and not judgement.failed),
+        "verdict": judgement.verdict(),
+        "missing_outputs": {name: sorted(outputs) for name, outputs in judgement.missing.items() if outputs},
+        "stale_deviations": [d._asdict() for d in judgement.stale],
+        "claims": [_outcome_entry(outcome) for outcome in judgement.outcomes],
+    }
+
+
+def _outcome_entry(outcome: Outcome) -> dict[str, Any]:
+    worst = outcome.evidence.worst
+    return {
+        "id": outcome.claim.id,
+        "operation": outcome.claim.contract.name,
+        "statement": outcome.claim.statement,
+        "verdict": outcome.verdict,
+        "reason": outcome.reason,
+        "cases": outcome.evidence.cases,
+        "worst_error_over_bound": worst if math.isfinite(worst) else str(worst),
+        "seconds": round(outcome.seconds, 3),
+        "failures": [
+            {"message": f.message, "details": list(f.details), "call": call_text(f)} for f in outcome.evidence.failures
+        ],
+    }

@@ -1,0 +1,159 @@
+"""Starts implementations, measures claims on them, and sums up what was found."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from verify import contract, vectors
+from verify.claims import FAILS, HOLDS, SKIPPED, Claim, Effort, Evidence, Outcome, Run
+from verify.deviations import Deviation, accept
+from verify.pipe import BrokenStart, Session
+from verify.protocol import Declaration, Misbehaviour
+from verify.subject import Subject, Undeclared
+
+ROOT = Path(__file__).resolve().parent.parent
+OWN = {"numpy": "verify.own.with_numpy", "torch": "verify.own.with_torch", "torch:cuda": "verify.own.with_torch"}
+PEERS = {"trl": "verify.peers.trl"}
+
+
+class Implementation(NamedTuple):
+    """How one is started: the command, whether it is a Python module in our child, and what the child's environment adds."""
+
+    command: list[str]
+    python: bool
+    environment: dict[str, str]
+
+
+def find(name: str) -> Implementation:
+    """What `--impl` names: numpy, torch, torch:cuda, a peer, cmd:"PROGRAM ARGS", the path of a .py, a dotted module.
+
+    Raises BrokenStart where a program or an environment cannot be there."""
+    child = [sys.executable, "-m", "verify.child"]
+    if name.startswith("cmd:"):
+        return Implementation(shlex.split(name.removeprefix("cmd:")), False, {})
+    if name in PEERS:
+        interpreter = ROOT / f".venv-{name}" / "bin" / "python"
+        if not interpreter.exists():
+            raise BrokenStart(f"{name} needs an environment of its own, {interpreter.parent.parent.name}: make verify-{name}")
+        return Implementation([str(interpreter), "-m", "verify.child", PEERS[name]], True, {})
+    if name.endswith(".py") and not Path(name).is_file():
+        raise BrokenStart(f"{name}: no such file")
+    device = {"MINIPREF_DEVICE": "cuda"} if name == "torch:cuda" else {}
+    return Implementation([*child, OWN.get(name, name)], True, device)
+
+
+def start(name: str, request_seconds: float) -> tuple[Session, bool]:
+    """A running session, and whether it is one of our children. The verifier is importable there wherever it is run from."""
+    command, python, environment = find(name)
+    if python:
+        paths = [str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")]
+        environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    settings = [f"{key}={value}" for key, value in environment.items()]
+    wrapped = ["env", *settings, *command] if settings else command
+    return Session(wrapped, request_seconds=request_seconds, python_child=python), python
+
+
+def measure(claims: Iterable[Claim], run: Run) -> Iterator[Outcome]:
+    """Every claim's outcome, in order. An operation that is not declared, or undeclares itself, is skipped."""
+    declared = set(run.subject.session.declaration.operations)
+    for claim in claims:
+        began = time.monotonic()
+        if claim.contract.name not in declared:
+            yield Outcome(claim, SKIPPED, Evidence(0, 0.0), 0.0, "not declared")
+            continue
+        if claim.python_only and not run.subject.python:
+            yield Outcome(claim, SKIPPED, Evidence(0, 0.0), 0.0, "for Python modules only")
+            continue
+        try:
+            evidence = claim.measure(run, claim.contract)
+        except Undeclared as operation:
+            yield Outcome(claim, SKIPPED, Evidence(0, 0.0), 0.0, f"{operation} not given")
+            continue
+        verdict = FAILS if evidence.failures else HOLDS if evidence.cases else SKIPPED
+        yield Outcome(claim, verdict, evidence, time.monotonic() - began)
+
+
+class Judgement(NamedTuple):
+    """Everything found about one implementation in one dtype."""
+
+    declaration: Declaration
+    dtype: str
+    seed: int
+    outcomes: list[Outcome]
+    missing: dict[str, set[str]]  # by operation, outputs of the contract that it does not give
+    deviations: tuple[Deviation, ...]
+    stale: tuple[Deviation, ...]  # listed deviations that did not occur
+    ending: Misbehaviour | None  # how it took being told to stop, if badly
+    stderr: str
+
+    def count(self, verdict: str) -> int:
+        return sum(outcome.verdict == verdict for outcome in self.outcomes)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.count(FAILS) or self.stale or self.ending)
+
+    @property
+    def ran(self) -> int:
+        return len(self.outcomes) - self.count(SKIPPED)
+
+    @property
+    def operations(self) -> list[str]:
+        """Those that were judged."""
+        return list(dict.fromkeys(o.claim.contract.name for o in self.outcomes if o.verdict != SKIPPED))
+
+    def verdict(self) -> str:
+        """The sentence of the contract."""
+        who = f"{self.declaration.name} {self.declaration.version}"
+        if not self.ran:
+            return f"{who}: nothing was judged."
+        does = "does not conform" if self.failed else "conforms"
+        hashes = f"contract {contract.HASH}, vectors {vectors.HASH}, seed {self.seed}"
+        deviations = f", deviations {{{', '.join(sorted(d.claim for d in self.deviations))}}}" if self.deviations else ""
+        levels = ", ".join(self._level(level) for level in (1, 2) if self._at(level))
+        return f"{who} {does} to minipref {contract.VERSION}, {levels}, {self.dtype}{deviations}; {hashes}."
+
+    def _at(self, level: int) -> list[str]:
+        return [name for name in self.operations if contract.CONTRACTS[name].level == level]
+
+    def _level(self, level: int) -> str:
+        judged, whole = self._at(level), [c.name for c in contract.CONTRACTS.values() if c.level == level]
+        lacking = sorted(f"{name}.{output}" for name in judged for output in self.missing.get(name, ()))
+        grade = f"L{level}-V (without {', '.join(lacking)})" if lacking else f"L{level}-VG"
+        meaning = "values only" if lacking else "values and gradients"
+        named = f"all {len(whole)} operations" if len(judged) == len(whole) else f"operations {{{', '.join(judged)}}}"
+        return f"level {grade}, {meaning}, {named}"
+
+
+class Plan(NamedTuple):
+    """What a run is to do. `watch` passes outcomes on while it shows progress."""
+
+    claims: list[Claim]
+    dtype: str | None  # the implementation's first where None
+    seed: int
+    effort: Effort
+    deviations: tuple[Deviation, ...]
+    request_seconds: float
+    watch: Callable[[Iterable[Outcome]], Iterable[Outcome]]
+
+
+def judge(name: str, plan: Plan) -> Judgement:
+    """Start an implementation, measure every claim of the plan on it, stop it. Raises BrokenStart, and ValueError where it does
+    not declare the dtype that was asked for."""
+    session, python = start(name, plan.request_seconds)
+    with session:
+        dtype = plan.dtype or next(iter(session.declaration.dtypes), "float64")
+        if dtype not in session.declaration.dtypes:
+            raise ValueError(f"{session.declaration.name} declares {session.declaration.dtypes}, not --dtype {dtype}")
+        subject = Subject(session, dtype, python=python)
+        found = list(plan.watch(measure(plan.claims, Run(subject, plan.seed, plan.effort))))
+        outcomes, stale = accept(found, plan.deviations)
+        ending = session.stop()
+        listed = tuple(d for d in plan.deviations if d not in stale)
+        return Judgement(
+            session.declaration, dtype, plan.seed, outcomes, subject.missing, listed, stale, ending, session.stderr_tail
+        )
