@@ -73,8 +73,8 @@ def where(condition: Array, x: Array | float, otherwise: Array | float) -> Array
 
 
 def positive_part(x: Array) -> Array:
-    """max(x, 0)."""
-    return where(x > 0, x, 0.0)
+    """max(x, 0); NaN stays NaN."""
+    return where(x < 0, 0.0, x)
 
 
 def clip(x: Array, low: Array | float, high: Array | float) -> Array:
@@ -121,6 +121,11 @@ def floats_like(counts: Array, x: Array) -> Array:
 def float64(counts: Array) -> Array:
     """Whole numbers in double precision, where no floating input says which is meant."""
     return counts.double() if is_torch(counts) else counts.astype(np.float64)
+
+
+def constant_like(x: Array, value: float) -> Array:
+    """One value in x's shape, dtype and device."""
+    return zeros_like(x) + value
 
 
 def zeros_like(x: Array) -> Array:

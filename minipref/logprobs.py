@@ -1,7 +1,7 @@
 """From logits to the log-probability of a response, with the backward pass written out.
 
     ℓ_t       = log softmax(z_{t-1})[y_t]             position t - 1 predicts token t
-    L         = Σ_t ℓ_t                               over response positions only
+    L         = Σ_t ℓ_t                               in nats, over response positions only
     ∂L/∂z_t,v = 1[v = y_{t+1}] - softmax(z_t)_v       0 where position t predicts no response token
 
 With a linear head, z = h Wᵀ:

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--dtype",
         choices=("float32", "float64"),
-        help="default: the first that the implementation declares, float64 before float32",
+        help="default: float64 if the implementation has it",
     )
     add("--profile", choices=PROFILES, default="full", help="how much is tried (default full)")
     add("--seed", type=int, help="of the fresh cases; printed; drawn anew by default")

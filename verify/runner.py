@@ -133,7 +133,7 @@ class Plan(NamedTuple):
     """What a run is to do. `watch` passes outcomes on while it shows progress."""
 
     claims: list[Claim]
-    dtype: str | None  # the implementation's first where None
+    dtype: str | None  # where None, float64 if the implementation has it
     seed: int
     effort: Effort
     deviations: tuple[Deviation, ...]
@@ -146,7 +146,7 @@ def judge(name: str, plan: Plan) -> Judgement:
     not declare the dtype that was asked for."""
     session, python = start(name, plan.request_seconds)
     with session:
-        dtype = plan.dtype or next(iter(session.declaration.dtypes), "float64")
+        dtype = plan.dtype or max(session.declaration.dtypes, default="float64")  # float64 where there is a choice
         if dtype not in session.declaration.dtypes:
             raise ValueError(f"{session.declaration.name} declares {session.declaration.dtypes}, not --dtype {dtype}")
         subject = Subject(session, dtype, python=python)

@@ -14,7 +14,7 @@ prompt with the response of another (section 4.1). The maximum with 0 biases it 
 
 from typing import NamedTuple
 
-from ..arrays import mean_over, positive_part, sigmoid, where
+from ..arrays import constant_like, mean_over, positive_part, sigmoid, where
 from ..contract import Booleans, Constant, Floats, N, NonNegative, Positive, Rule, operation
 
 
@@ -43,8 +43,8 @@ def kto(
     The weights are the paper's λ_D and λ_U; it advises λ_D n_D / (λ_U n_U) between 1 and 3/2 (equation 9).
     """
     rewards = beta * (policy_logps - reference_logps)
-    signs = where(desirable, 1.0 + 0 * reference_logps, -1.0)
-    weights = where(desirable, desirable_weight + 0 * reference_logps, undesirable_weight)
+    signs = where(desirable, constant_like(rewards, 1.0), -1.0)
+    weights = where(desirable, constant_like(rewards, desirable_weight), undesirable_weight)
 
     z = signs * (rewards - beta * reference_point)
     losses = weights * sigmoid(-z)

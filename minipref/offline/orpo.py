@@ -13,7 +13,7 @@ The paper's equations 8 to 10 print the gradient of the second term with the opp
 
 from typing import Annotated, NamedTuple
 
-from ..arrays import exp, floats_like, log1mexp, log_sigmoid
+from ..arrays import exp, floats_like, log1mexp, log_sigmoid, scaled
 from ..contract import Floats, Interval, Lengths, N, NonNegative, operation
 
 BelowZero = Interval(high=0, high_open=True)
@@ -44,7 +44,7 @@ def orpo(
     log1m_chosen, log1m_rejected = log1mexp(chosen_means), log1mexp(rejected_means)
 
     h = (chosen_means - log1m_chosen) - (rejected_means - log1m_rejected)
-    losses = -chosen_means - odds_weight * log_sigmoid(h)
+    losses = -chosen_means - scaled(odds_weight, log_sigmoid(h))
 
     # As one exponential: σ(-h) may underflow and 1/(1 - e^a) overflow where their product is ordinary.
     chosen_push = odds_weight * exp(log_sigmoid(-h) - log1m_chosen)

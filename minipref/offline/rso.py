@@ -9,7 +9,7 @@
 The paper's pairs come from rejection sampling: `minipref.online.sampling`. Its sigmoid loss, equation 8, is `dpo`.
 """
 
-from ..arrays import positive_part, where
+from ..arrays import constant_like, positive_part, where
 from ..contract import Constant, Floats, N, Positive, operation
 from .pairs import PairLoss
 
@@ -29,5 +29,5 @@ def rso_hinge(
     h = chosen_rewards - rejected_rewards
     losses = positive_part(1 - h)
 
-    weight = where(h < 1, beta + 0 * losses, 0.0)
+    weight = where(h < 1, constant_like(h, beta), 0.0)
     return PairLoss(losses, -weight, weight, chosen_rewards, rejected_rewards)

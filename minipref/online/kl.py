@@ -12,7 +12,7 @@ gradient of KL(π || π_ref), and that of k3 the gradient of KL(π_ref || π). G
 import math
 from typing import NamedTuple
 
-from ..arrays import Array, cumulative_sum, expm1, sum_over, where
+from ..arrays import Array, constant_like, cumulative_sum, expm1, sum_over, where
 from ..contract import Constant, Floats, Gradient, N, operation
 
 
@@ -34,7 +34,7 @@ def kl_estimates(policy_logps: Floats[N], reference_logps: Constant[N]) -> KLEst
     """The three estimates per sampled token, in nats, and the slope in policy_logps of each as a loss."""
     d = reference_logps - policy_logps
     k3, grad_k3 = k3_and_slope(policy_logps, reference_logps)
-    return KLEstimates(-d, d * d / 2, k3, 1 + 0 * k3, -d, grad_k3)
+    return KLEstimates(-d, d * d / 2, k3, constant_like(d, 1.0), -d, grad_k3)
 
 
 def k3_and_slope(policy_logps: Array, reference_logps: Array) -> tuple[Array, Array]:

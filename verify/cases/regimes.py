@@ -83,6 +83,7 @@ SPECIAL_RANGES |= {(name, "beta"): (0.6, 1.9) for name in ("optimal_policy", "kl
 # Between 85 and 99 (float32) and 705 and 800 (float64) textbook sigmoids are zero where a factor of 1e4 could still be seen.
 MARGINS = {"float32": (40, 60, 80, 100), "float64": (40, 100, 400, 700, 800)}
 EXPONENTS = {"float32": (15, 30, 55), "float64": (15, 60, 500)}  # whose exponentials neither overflow nor vanish
+JUNK = (math.inf, -(2.0**100), 2.0**100)  # for where nothing counts
 
 
 class Pen:
@@ -409,7 +410,7 @@ def sequence_logps(pen: Pen, regime: str, given: Scalars) -> Inputs:
         # In row 0 a token that is not sampled, in row 1 the one that is.
         rows, places = [0, 1], [int(np.argmax(drawn["response_mask"][b])) for b in (0, 1)]
         sampled = drawn["tokens"][rows, places]
-        logits[rows, np.array(places) - 1, ([*sampled, 1, 0]) % 4] = -np.inf
+        logits[rows, np.array(places) - 1, (sampled + [1, 0]) % 4] = -np.inf
     return drawn | {"logits": logits}
 
 
@@ -587,5 +588,5 @@ def inputs(operation: str, regime: str, rng: np.random.Generator, dtype: str) ->
     given = scalars(pen, operation, regime)
     drawn = {**given, **DRAWERS[operation](pen, regime, given)}
     if regime == "polluted":
-        drawn = polluted(contract, drawn, rng, (np.inf, -1e30, 1e30))
+        drawn = polluted(contract, drawn, rng, JUNK)
     return {name: drawn[name] for name in contract.inputs}

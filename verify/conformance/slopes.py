@@ -4,9 +4,9 @@ Along a direction v, from the implementation's own losses F at four points aroun
 
     D(h) = [8 (F(x + hv) - F(x - hv)) - (F(x + 2hv) - F(x - 2hv))] / 12h
 
-differs from v · ∇F by the formula's truncation and the rounding of F. Both are known: exact values at the same points say what
-D(h) is without rounding and, by halving h, how much of it is truncation; the judge's bound on F says the rest. The oracle's
-gradients play no part, so this claim would also notice a mistake in them.
+differs from v · ∇F by the formula's truncation and the rounding of F. Both are known: from exact values, D(h) less D of a tiny
+step is the truncation, kinks included, and the judge's bound on F says the rest. The oracle's gradients play no part, so this
+claim would also notice a mistake in them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,6 +22,7 @@ from verify.oracle import NearTie, NoLimit
 from verify.subject import Failure, Inputs, NoAnswer, Result, exact_answer
 
 STEPS = {"float64": (2.0**-9, 2.0**-15), "float32": (2.0**-3, 2.0**-7)}
+TINY = 2.0**-30
 STENCIL = {1: 8, -1: -8, 2: -1, -2: 1}  # weight of F(x + k h v), over 12h
 
 
@@ -104,10 +105,12 @@ def _sharpest_line(contract: Contract, gradient: Output, run: Run) -> tuple[Line
 
 
 def _tolerance(line: Line, contract: Contract, step: float, dtype: str) -> np.ndarray:
-    exact = {h: {k: exact_answer(contract.name, x) for k, x in line.points(h, dtype).items()} for h in (step, step / 2)}
-    values = {h: {k: answer[line.losses.name] for k, answer in points.items()} for h, points in exact.items()}
-    coarse, fine = (line.quotient({k: losses.value for k, losses in values[h].items()}, h) for h in (step, step / 2))
-    truncation = 2 * np.abs(np.asarray(coarse - fine, dtype=np.float64))
-    rounding = sum(abs(weight) * bounds(values[step][k], dtype) for k, weight in STENCIL.items())
+    coarse, fine = (
+        {k: exact_answer(contract.name, x)[line.losses.name] for k, x in line.points(h, kind).items()}
+        for h, kind in ((step, dtype), (TINY, "float64"))
+    )
+    quotients = (line.quotient({k: losses.value for k, losses in at.items()}, h) for at, h in ((coarse, step), (fine, TINY)))
+    truncation = 2 * np.abs(np.asarray(np.subtract(*quotients), dtype=np.float64))
+    rounding = sum(abs(weight) * bounds(coarse[k], dtype) for k, weight in STENCIL.items())
     own = bounds(exact_answer(contract.name, line.inputs)[line.gradient.name], dtype) * np.abs(line.direction)
     return truncation + line._per_loss(rounding) / (12 * step) + line._per_loss(own)

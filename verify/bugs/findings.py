@@ -1,0 +1,138 @@
+"""What a selftest finds, and what it is held to."""
+
+from typing import Any, NamedTuple
+
+from verify.bugs.museum import Bug
+from verify.bugs.mutants import Mutant
+from verify.bugs.specimen import SOURCES
+from verify.bugs.trials import Trial
+
+KILLED_AT_LEAST = 0.98
+LISTED_AT_MOST = 0.025
+
+
+class Catch(NamedTuple):
+    """The trial that caught a change, or None if the change could not even be imported, and what was wrong."""
+
+    trial: Trial | None
+    message: str
+
+    def __str__(self) -> str:
+        return self.trial.name if self.trial else "import"
+
+
+class Exhibit(NamedTuple):
+    """A bug of the museum, or a control, on the cases of one operation."""
+
+    bug: Bug
+    operation: str
+    catch: Catch | None
+
+
+class Survivor(NamedTuple):
+    """A mutant that no trial catches, and the reason if it is listed as equivalent."""
+
+    mutant: Mutant
+    reason: str | None
+
+
+class Findings(NamedTuple):
+    """Of one run."""
+
+    missed: list[Catch]  # trials that the specification itself does not pass
+    bugs: list[Exhibit]
+    controls: list[Exhibit]
+    mutants: int  # general mutants tried
+    survivors: list[Survivor]
+    stale: list[str]  # listed as equivalent, but caught or gone
+    idle: list[str]  # vectors that catch nothing alone
+
+    @property
+    def listed(self) -> int:
+        return sum(survivor.reason is not None for survivor in self.survivors)
+
+
+class Bar(NamedTuple):
+    """One thing that must hold, and whether it does."""
+
+    text: str
+    holds: bool
+
+    def __str__(self) -> str:
+        return f"{'holds' if self.holds else 'FAILS'}  {self.text}"
+
+
+def bars(found: Findings, *, whole: bool) -> list[Bar]:
+    """What a run is held to; to shares of mutants only where all of them were tried."""
+    seen, free = sum(e.catch is not None for e in found.bugs), sum(e.catch is None for e in found.controls)
+    killed, total = found.mutants - len(found.survivors), max(found.mutants, 1)
+    unlisted = len(found.survivors) - found.listed
+    shares = [
+        Bar(f"killed {killed / total:.2%}, at least {KILLED_AT_LEAST:.0%}", killed / total >= KILLED_AT_LEAST),
+        Bar(f"listed {found.listed / total:.2%}, at most {LISTED_AT_MOST:.1%}", found.listed / total <= LISTED_AT_MOST),
+    ]
+    return [
+        Bar(f"the specification itself misses {len(found.missed)} of its own trials", not found.missed),
+        Bar(f"museum: caught {seen} of {len(found.bugs)}", seen == len(found.bugs)),
+        Bar(f"controls: acquitted {free} of {len(found.controls)}", free == len(found.controls)),
+        Bar(f"general mutants: killed {killed} of {found.mutants}, {unlisted} survive unexplained", unlisted == 0),
+        *(shares if whole else []),
+        Bar(f"listed as equivalent: {found.listed}, and {len(found.stale)} that are caught or gone", not found.stale),
+        Bar(f"vectors that catch nothing alone: {len(found.idle)}", not found.idle),
+    ]
+
+
+def text(found: Findings) -> str:
+    """The findings for people."""
+    sections = {
+        "Missed by the specification itself": [f"  {c.trial.operation}, {c}: {c.message}" for c in found.missed if c.trial],
+        "The museum": [line for exhibit in found.bugs for line in _bug_lines(exhibit)],
+        "Controls": [_control_line(exhibit) for exhibit in found.controls],
+        "Survivors": [line for survivor in found.survivors for line in _survivor_lines(survivor)],
+        "Listed as equivalent, but caught or gone": [f"  {line}" for line in found.stale],
+        "Vectors that catch nothing alone": [f"  {line}" for line in found.idle],
+    }
+    return "\n".join(f"{title}\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines)
+
+
+def _bug_lines(exhibit: Exhibit) -> list[str]:
+    bug, operation, catch = exhibit
+    head = f"  {bug.id:<38} {operation:<24} {catch or 'NOT CAUGHT'}"
+    return [head, f"      {catch.message[:120] if catch else bug.history}"]
+
+
+def _control_line(exhibit: Exhibit) -> str:
+    verdict = f"ACCUSED by {exhibit.catch}: {exhibit.catch.message}" if exhibit.catch else "acquitted"
+    return f"  {exhibit.bug.id:<38} {exhibit.operation:<24} {verdict}"
+
+
+def _survivor_lines(survivor: Survivor) -> list[str]:
+    mutant, reason = survivor
+    before, after = mutant.lines(SOURCES[mutant.file])
+    verdict = f"equivalent: {reason}" if reason else "UNEXPLAINED: a case is missing, or the line is needless"
+    place = f"  {mutant.file}:{mutant.line}, {mutant.where or 'top'}"
+    return [place, f"    - {before}", f"    + {after}", f"    {verdict}"]
+
+
+def as_data(found: Findings, held: list[Bar]) -> dict[str, Any]:
+    """The findings for programs."""
+    return {
+        "bars": [bar._asdict() for bar in held],
+        "missed": [f"{catch.trial.operation}, {catch}: {catch.message}" for catch in found.missed if catch.trial],
+        "bugs": [_exhibit_data(exhibit) for exhibit in found.bugs],
+        "controls": [_exhibit_data(exhibit) for exhibit in found.controls],
+        "mutants": found.mutants,
+        "survivors": [_survivor_data(survivor) for survivor in found.survivors],
+        "stale": found.stale,
+        "idle_vectors": found.idle,
+    }
+
+
+def _exhibit_data(exhibit: Exhibit) -> dict[str, Any]:
+    caught = {"by": str(exhibit.catch), "message": exhibit.catch.message} if exhibit.catch else {}
+    return {"id": exhibit.bug.id, "operation": exhibit.operation, **caught}
+
+
+def _survivor_data(survivor: Survivor) -> dict[str, Any]:
+    before, after = survivor.mutant.lines(SOURCES[survivor.mutant.file])
+    return {"file": survivor.mutant.file, "line": survivor.mutant.line, "before": before, "after": after, "reason": survivor.reason}
