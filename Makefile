@@ -1,7 +1,6 @@
 # Every target works from a fresh clone: it makes what it needs in .venv, once, and starts at once from then on.
 
 PYTHON ?= python3
-PEER = verify/peers/trl
 
 .DEFAULT_GOAL := help
 .PHONY: help verify quick test lint selftest vectors-check verify-trl clean
@@ -10,12 +9,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 verify: .venv/ready ## judge this implementation, on NumPy and on PyTorch
-	.venv/bin/python -m verify --impl numpy
-	.venv/bin/python -m verify --impl torch
+	.venv/bin/python -m verify --impl numpy --impl torch
 
 quick: .venv/ready ## the same in less time, with fewer cases
-	.venv/bin/python -m verify --impl numpy --profile quick
-	.venv/bin/python -m verify --impl torch --profile quick
+	.venv/bin/python -m verify --impl numpy --impl torch --profile quick
 
 test: .venv/ready ## run the tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
@@ -31,8 +28,8 @@ selftest: .venv/ready ## show that the suite can fail: real bugs and mutants, ea
 vectors-check: .venv/ready ## regenerate the frozen vectors and compare them byte for byte
 	.venv/bin/python -m verify.vectors --check
 
-verify-trl: .venv-trl/ready ## judge TRL, in an environment of its own
-	.venv-trl/bin/python -m verify --impl trl --deviations $(PEER).toml
+verify-trl: .venv/ready .venv-trl/ready ## judge TRL, which runs in an environment of its own
+	.venv/bin/python -m verify --impl trl --deviations verify/peers/trl.toml
 
 clean: ## remove everything that make and the tools made
 	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build out *.egg-info

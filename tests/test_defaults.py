@@ -3,9 +3,11 @@
 import doctest
 import inspect
 import re
+from types import ModuleType
 
 import pytest
 
+import minipref
 from minipref import REGISTRY, defaults
 from minipref.defaults import DEFAULTS, Default, format_defaults
 
@@ -53,6 +55,7 @@ def test_table_is_rectangular_and_spells_numbers_as_people_do() -> None:
     assert "| 0.1 | 0.1 |" in next(line for line in lines if line.startswith("| `kto` | `beta`"))
 
 
-def test_example_in_the_docstring() -> None:
-    result = doctest.testmod(defaults)
+@pytest.mark.parametrize("module", [minipref, defaults], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0

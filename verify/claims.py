@@ -21,7 +21,7 @@ class Effort(NamedTuple):
     random_search: bool
 
 
-PROFILES = {"quick": Effort(8, 25, False), "full": Effort(30, 100, False), "deep": Effort(200, 2000, True)}
+PROFILES = {"quick": Effort(8, 25, False), "full": Effort(20, 50, False), "deep": Effort(200, 2000, True)}
 
 
 class Run(NamedTuple):

@@ -1,7 +1,7 @@
 """Known and accepted deviations of an implementation: a TOML file that it brings.
 
     [[deviation]]
-    claim = "cdpo.*"                 # a claim id, or a glob of at most one operation
+    claim = "cdpo.*"                 # a claim id, or a glob
     message = "losses"               # how the failure's message begins
     reason = "label_smoothing is ignored by loss type sigmoid"
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -103,7 +104,7 @@ def counts(judgement: Judgement) -> str:
 
 def explain(claim: Claim) -> str:
     """Statement, source, derivation, how it is measured, and which real bugs it guards against."""
-    bugs = [f"  {bug.id}: {bug.history} {bug.link}" for bug in museum.by_operation(claim.contract.name)]
+    bugs = [_wrapped(f"{bug.id}: {bug.history} {bug.link}") for bug in museum.by_operation(claim.contract.name)]
     caught = ["Catches, among the real bugs in the museum:", *bugs] if bugs else ["No bug of the museum lives here."]
     parts = [claim.id, f"  {claim.statement}", f"Source: {claim.source}"]
     parts += [
@@ -111,6 +112,10 @@ def explain(claim: Claim) -> str:
         *("  " + line for line in oracle.derivation(claim.contract.name).splitlines()),
     ]
     return "\n".join([*parts, f"Measured: {claim.how}", *caught])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def as_json(judgements: list[Judgement]) -> str:

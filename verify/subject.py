@@ -54,6 +54,7 @@ class Subject:
     def __init__(self, session: Session, dtype: str, *, python: bool):
         self.session, self.dtype, self.python = session, dtype, python
         self.missing: dict[str, set[str]] = {}
+        self.shrink_seconds = 8.0  # left for shrinking counterexamples, over all claims
 
     def ask(self, contract: Contract, inputs: Inputs, layout: str = "plain", dtype: str | None = None) -> dict[str, np.ndarray]:
         """Its outputs for a legal case. Raises NoAnswer for a refusal, a misbehaviour, or numbers and shapes that are none; and

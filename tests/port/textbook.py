@@ -152,12 +152,7 @@ def dpo(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, refe
 
 
 def cdpo(
-    policy_chosen_logps,
-    policy_rejected_logps,
-    reference_chosen_logps,
-    reference_rejected_logps,
-    beta=0.1,
-    label_smoothing=0.1,
+    policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1, label_smoothing=0.1
 ):
     valid(locals(), N=FOUR)
     w, l_ = log_ratios(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -169,12 +164,7 @@ def cdpo(
 
 
 def robust_dpo(
-    policy_chosen_logps,
-    policy_rejected_logps,
-    reference_chosen_logps,
-    reference_rejected_logps,
-    beta=0.1,
-    label_smoothing=0.1,
+    policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1, label_smoothing=0.1
 ):
     valid(locals(), N=FOUR)
     w, l_ = log_ratios(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
@@ -251,9 +241,7 @@ def simpo(policy_chosen_logps, policy_rejected_logps, chosen_lengths, rejected_l
     clear = beta * (policy_chosen_logps / size_w - policy_rejected_logps / size_l) - gamma
     weight = beta * sigmoid(-clear)
     return answer(
-        losses=np.logaddexp(0, -clear),
-        grad_policy_chosen_logps=-weight / size_w,
-        grad_policy_rejected_logps=weight / size_l,
+        losses=np.logaddexp(0, -clear), grad_policy_chosen_logps=-weight / size_w, grad_policy_rejected_logps=weight / size_l
     )
 
 
@@ -271,15 +259,7 @@ def diffusion_dpo(
 # Offline losses without pairs
 
 
-def kto(
-    policy_logps,
-    reference_logps,
-    desirable,
-    reference_point,
-    beta=0.1,
-    desirable_weight=1.0,
-    undesirable_weight=1.0,
-):
+def kto(policy_logps, reference_logps, desirable, reference_point, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     valid(locals(), N="policy_logps reference_logps desirable")
     r = policy_logps - reference_logps
     value = np.where(desirable, beta * (r - reference_point), beta * (reference_point - r))
@@ -396,16 +376,7 @@ def ppo_value(values, old_values, returns, mask, clip=0.2):
     return answer(token_losses=token_losses, grad_values=np.where(held > plain, 0, values - returns))
 
 
-def grpo(
-    logps,
-    old_logps,
-    reference_logps,
-    advantages,
-    mask,
-    clip_low=0.2,
-    clip_high=0.2,
-    beta=0.04,
-):
+def grpo(logps, old_logps, reference_logps, advantages, mask, clip_low=0.2, clip_high=0.2, beta=0.04):
     valid(locals() | {"beta": beta or 1}, B="advantages", BT="logps old_logps reference_logps mask")  # 0 is legal here
     losses, grad, _ = surrogate(logps, old_logps, advantages[:, None], mask, clip_low, clip_high)
     if beta:

@@ -12,13 +12,13 @@ LISTED_AT_MOST = 0.025
 
 
 class Catch(NamedTuple):
-    """The trial that caught a change, or None if the change could not even be imported, and what was wrong."""
+    """The trial that caught a change, or None if it was seen without one, at import or in the contract, and what was wrong."""
 
     trial: Trial | None
     message: str
 
     def __str__(self) -> str:
-        return self.trial.name if self.trial else "import"
+        return self.trial.name if self.trial else "before any trial"
 
 
 class Exhibit(NamedTuple):

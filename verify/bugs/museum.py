@@ -58,7 +58,7 @@ FORMULAS = [
         "huggingface/trl#1265",
     ),
     Bug(
-        "loss-type-not-passed-on",
+        "ipo-target-from-wrong-loss-type",
         ("ipo",),
         "offline/ipo.py",
         "    excess = chosen_ratios - rejected_ratios - 1 / (2 * beta)\n",
@@ -71,7 +71,7 @@ FORMULAS = [
         "modelscope/ms-swift#10167",
     ),
     Bug(
-        "cdpo-smoothing-dropped",
+        "cdpo-smoothing-dropped-in-refactor",
         ("cdpo",),
         "offline/cdpo.py",
         "losses = -(1 - label_smoothing) * log_sigmoid(h) - scaled(label_smoothing, log_sigmoid(-h))\n\n"
@@ -102,10 +102,20 @@ FORMULAS = [
         "linkedin/Liger-Kernel#484",
     ),
     Bug(
+        "sum-vs-mean-loss-reduction",
+        ("dpo",),
+        "offline/dpo.py",
+        "weight = beta * sigmoid(-h)",
+        "weight = beta * sigmoid(-h) / max(len(h), 1)",
+        "HALOs, reversed three times: sum or mean over the batch, so that the learning rate scaled with its size. Here the gradient"
+        " is the mean's where the sum's is due.",
+        "https://github.com/ContextualAI/HALOs/commit/dff58f8",
+    ),
+    Bug(
         "rpo-alpha-on-wrong-term",
         ("orpo",),
         "offline/orpo.py",
-        "losses = -chosen_means - odds_weight * log_sigmoid(h)",
+        "losses = -chosen_means - scaled(odds_weight, log_sigmoid(h))",
         "losses = -odds_weight * chosen_means - log_sigmoid(h)",
         "TRL 2024, DPO with a likelihood term: the weight multiplied the preference term instead of the other. A small weight"
         " gave nearly pure supervised training. Here on ORPO, which has the same two terms.",
@@ -124,7 +134,7 @@ FORMULAS = [
         "linkedin/Liger-Kernel#1194",
     ),
     Bug(
-        "double-length-normalization",
+        "double-length-normalisation-of-sft-term",
         ("orpo",),
         "offline/orpo.py",
         "losses = -chosen_means -",
@@ -144,7 +154,7 @@ FORMULAS = [
         "https://github.com/ContextualAI/HALOs/blob/main/train/trainers.py",
     ),
     Bug(
-        "precomputed-reference-ignored",
+        "precomputed-ref-ignored",
         ("dpo",),
         "offline/dpo.py",
         "    chosen_rewards = beta * (policy_chosen_logps - reference_chosen_logps)",
@@ -155,7 +165,7 @@ FORMULAS = [
         "huggingface/trl#1961",
     ),
     Bug(
-        "reference-rewards-swapped",
+        "chosen-rejected-metrics-swapped",
         ("dpo",),
         "offline/dpo.py",
         "weight, chosen_rewards, rejected_rewards)",
@@ -261,7 +271,7 @@ SEQUENCES = [
         "https://github.com/ContextualAI/HALOs/commit/688bc0f",
     ),
     Bug(
-        "average-logp-by-default",
+        "dpo-average-logprob-default",
         ("sequence_logps",),
         "logprobs.py",
         "return SequenceLogps(logps, sum_over(response_mask, axis=1), grad_logits)",
@@ -293,7 +303,7 @@ SEQUENCES = [
         "huggingface/trl#4975",
     ),
     Bug(
-        "fused-argmax-tokens",
+        "fused-grpo-argmax-tokens",
         ("linear_sequence_logps",),
         "logprobs.py",
         "states, targets, counts = predicting_positions(hidden, tokens, response_mask)",
@@ -307,7 +317,7 @@ SEQUENCES = [
 
 UNPAIRED = [
     Bug(
-        "kto-reference-rows-in-data-stream",
+        "kto-kl-and-data-in-one-stream",
         ("kto_reference_point",),
         "offline/kto.py",
         "mean_over(policy_mismatched_logps - reference_mismatched_logps)",
@@ -317,7 +327,7 @@ UNPAIRED = [
         "huggingface/trl#1380",
     ),
     Bug(
-        "kto-reference-point-not-detached",
+        "kto-pair-kl-not-detached",
         ("kto",),
         "offline/kto.py",
         "    return UnpairedLoss(losses, grad_policy_logps, rewards)",
@@ -327,7 +337,7 @@ UNPAIRED = [
         "huggingface/trl#1734",
     ),
     Bug(
-        "kto-metric-broadcast",
+        "kto-fused-metric-broadcast",
         ("kto",),
         "offline/kto.py",
         "    return UnpairedLoss(losses, grad_policy_logps, rewards)",
@@ -380,7 +390,7 @@ ODDS = [
 
 ON_POLICY = [
     Bug(
-        "kl-in-bfloat16",
+        "kl-in-bf16",
         ("kl_estimates",),
         "online/kl.py",
         '    """The three estimates per sampled token, in nats, and the slope in policy_logps of each as a loss."""\n',
@@ -503,7 +513,7 @@ AVERAGES = [
         "huggingface/trl#1625",
     ),
     Bug(
-        "micro-losses-summed",
+        "grad-accum-not-divided",
         ("sequence_mean",),
         "online/aggregation.py",
         "mask.shape[0] * row_tokens",
@@ -513,7 +523,7 @@ AVERAGES = [
         "huggingface/trl#2615",
     ),
     Bug(
-        "divided-twice-by-accumulation",
+        "divided-twice-by-grad-accum",
         ("token_mean",),
         "online/aggregation.py",
         "sum_over(floats_like(mask, token_losses)))",
@@ -600,8 +610,8 @@ CONVENTIONS = [
         "kto-weights-ignored",
         ("kto",),
         "offline/kto.py",
-        "weights = where(desirable, desirable_weight + 0 * reference_logps, undesirable_weight)",
-        "weights = 1.0 + 0 * reference_logps",
+        "weights = where(desirable, constant_like(rewards, desirable_weight), undesirable_weight)",
+        "weights = constant_like(rewards, 1.0)",
         "Liger's KTO kernel has no weights.",
         "linkedin/Liger-Kernel#592",
     ),

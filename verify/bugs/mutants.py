@@ -9,11 +9,13 @@ What is not, because no operation could tell or no judge asks:
 - types that say what a reader or the contract file needs: of results, of helpers, of constants against variables;
 - defaults of operations, which are always sent (their own table and its test guard them);
 - `gradients=`, which is read by the contract file alone, and the `strict=` of a zip, which asserts;
-- the library that an array belongs to (tests of exactness run on both);
-- functions that no operation runs: UNREACHED.
+- the library that an array belongs to, and what arrives from another than NumPy (tests of exactness run on both);
+- functions that no operation runs: UNREACHED;
+- what is the same in NumPy or by arithmetic: reshape(-2) for reshape(-1), min(b, a) for min(a, b), sets in another order.
 """
 
 import ast
+import re
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,15 +24,7 @@ from verify.bugs.specimen import SOURCES, is_operation
 
 UNREACHED = {
     "arrays.py": {"is_torch", "namespace", "to_numpy", "cumulative_sum"},
-    "contract.py": {
-        "__str__",
-        "_gradients_by_name",
-        "_refuse",
-        "operation",
-        "describe",
-        "_describe_operation",
-        "_describe_argument",
-    },
+    "contract.py": {"__str__", "_refuse", "_on_host"},
     "online/kl.py": {"kl_shaped_rewards"},
     "online/sampling.py": {"rejection_sample", "online_pairs"},
     "optimum.py": {"implicit_rewards", "rewards_of_optimum"},
@@ -79,7 +73,7 @@ SIBLINGS = {
     "min": ("max",),
     "any": ("all",),
     "all": ("any",),
-    "isneginf": ("isposinf", "isinf"),
+    "isneginf": ("isposinf",),
     "isnan": ("isinf",),
     "isfinite": ("isnan",),
     "reversed": ("list",),
@@ -156,7 +150,7 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
     match node:
         case ast.FunctionDef():
             yield from node.decorator_list
-            yield from [a.annotation for a in node.args.args] if is_operation(node) else node.args.defaults
+            yield from map(_range, node.args.args) if is_operation(node) else node.args.defaults
             yield from node.body
         case ast.ClassDef():
             yield from node.body
@@ -166,6 +160,10 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
             return
         case ast.Call(func=ast.Attribute(attr="_refuse")):
             yield node.args[0]
+        case ast.Call(func=ast.Attribute(attr="reshape")):
+            yield node.func
+        case ast.Compare(ops=[ast.In() | ast.NotIn()]):
+            yield node.left
         case ast.Call():
             yield from (node.func, *node.args)
             yield from (k.value for k in node.keywords if k.arg not in UNREAD_KEYWORDS)
@@ -175,6 +173,17 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
             return
         case _:
             yield from ast.iter_child_nodes(node)
+
+
+def _range(argument: ast.arg) -> ast.AST:
+    """Of an input's annotation what says which numbers are legal; its dimensions have the cases of their shapes."""
+    match argument.annotation:
+        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[_, interval])):
+            return interval
+        case ast.Subscript(value=kind):
+            return kind
+        case annotation:
+            return annotation
 
 
 def _variants(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
@@ -237,7 +246,7 @@ def _other_calls(node: ast.Call) -> Iterator[tuple[ast.AST, str]]:
             yield from ((node.func, new) for new in SIBLINGS.get(name, ()))
         case ast.Attribute(value=value, attr=name):
             yield from ((node.func, f"{_text(value)}.{new}") for new in SIBLINGS.get(name, ()))
-    if not (isinstance(node.func, ast.Attribute) and node.func.attr == "_refuse"):
+    if not re.search(r"\b(_refuse|min|max|reshape)$", ast.unparse(node.func)):
         yield from _swaps(node.args)
 
 

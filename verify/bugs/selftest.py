@@ -27,7 +27,7 @@ from verify.bugs.findings import Catch, Exhibit, Findings, Survivor, as_data, ba
 from verify.bugs.museum import BUGS, CONTROLS, Bug
 from verify.bugs.mutants import Mutant, mutants
 from verify.bugs.specimen import SOURCES, defined, specimen, users
-from verify.bugs.trials import Trial, finding, trials
+from verify.bugs.trials import Trial, finding, misdescribed, trials
 
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 SEED = 20
@@ -42,6 +42,8 @@ def catches(file: str, source: str, tried: Iterable[Trial]) -> Iterator[Catch]:
             for trial in tried:
                 if message := finding(operations, trial):
                     yield Catch(trial, message)
+            if file == "contract.py" and (message := misdescribed(operations)):
+                yield Catch(None, message)
     except Exception as error:
         yield Catch(None, f"{type(error).__name__}: {error}")
 
@@ -148,16 +150,10 @@ def find(only: str, seed: int, *, alone: bool) -> Findings:
     bugs, controls = ([b for b in shelf if b.file in files or fnmatch.fnmatch(b.id, only)] for shelf in (BUGS, CONTROLS))
     operations = {name for file in files for name in defined(file)} | {name for b in bugs for name in b.operations}
     total = sum(len(mutants(file, SOURCES[file])) for file in files)
+    caught_bugs, accused = list(exhibits(bugs, seed)), list(exhibits(controls, seed))
     alive, stale = survivors(files, seed, total)
-    return Findings(
-        [catch for name in sorted(operations) for catch in sorted_out(name, seed)[1]],
-        list(exhibits(bugs, seed)),
-        list(exhibits(controls, seed)),
-        total,
-        alive,
-        stale,
-        list(idle_vectors(files, seed)) if alone else [],
-    )
+    missed = [catch for name in sorted(operations) for catch in sorted_out(name, seed)[1]]
+    return Findings(missed, caught_bugs, accused, total, alive, stale, list(idle_vectors(files, seed)) if alone else [])
 
 
 def parser() -> argparse.ArgumentParser:

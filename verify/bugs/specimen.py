@@ -1,7 +1,7 @@
 """Copies of the specification in memory, each with one file changed, beside the real one and leaving no trace.
 
 The sources are read as text and compiled once; a copy executes them again under another name. Only what the changed file
-reaches is executed. Names of `arrays` and `contract` that a module does not import are bound in it all the same, so that a
+reaches is executed. `logprobs` takes three predicting positions at a time in a copy, so that small cases have several chunks. Names of `arrays` and `contract` that a module does not import are bound in it all the same, so that a
 changed line may call another elementary function without an import of its own.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2] / "minipref"
 NAME = "specimen"
 SHARED = ("arrays", "contract")
+CHUNK = "CHUNK = 1024", "CHUNK = 3"
 ELSEWHERE = {"__init__.py", "__main__.py", "autograd.py", "defaults.py", "monitors.py"}  # what no operation runs
 
 SOURCES = {
@@ -36,7 +37,7 @@ def module_name(file: str) -> str:
 
 
 def compiled(file: str, source: str) -> CodeType:
-    return compile(source, f"minipref/{file}", "exec", dont_inherit=True)
+    return compile(source.replace(*CHUNK), f"minipref/{file}", "exec", dont_inherit=True)
 
 
 @functools.cache

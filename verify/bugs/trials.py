@@ -1,11 +1,14 @@
 """What a changed specification is tried on: the vectors of an operation, polluted masks, invalid inputs, fresh cases.
 
 The judge is the one that judges everybody: the same bound, the same cases. Of our own code more is asked than of a port: errors
-are ValueErrors that name the argument, arrays have the dtype of the case, inputs are read-only, and nothing takes a second.
+are ValueErrors that name the argument, arrays have the dtype of the case, inputs are read-only, a reference of -inf under a finite
+policy is refused everywhere, the contract is described as it was frozen, and nothing takes a second.
 """
 
+import json
 import re
 import signal
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from verify import cases, oracle, vectors
-from verify.contract import CONTRACTS, Contract
+from verify.cases.laws import counts
+from verify.contract import CONTRACTS, PATH, Contract
 from verify.judge import Exact, compare
 
 SECONDS = 1.0
@@ -39,7 +43,7 @@ class Overtime(BaseException):
 def trials(operation: str, seed: int) -> list[Trial]:
     """All trials of an operation, the frozen first."""
     contract = CONTRACTS[operation]
-    makers = (_vectors(contract), _polluted(contract, seed), _invalid(contract), _fresh(contract, seed))
+    makers = (_vectors(contract), _polluted(contract, seed), _invalid(contract), _unsupported(contract), _fresh(contract, seed))
     return [trial for maker in makers for trial in maker]
 
 
@@ -55,6 +59,13 @@ def finding(operations: Mapping[str, Any], trial: Trial) -> str:
     if trial.expected is None:
         return "answers where an error is due"
     return _wrong_answer(trial, answer)
+
+
+def misdescribed(operations: Mapping[str, Any]) -> str:
+    """Whether the operations say of themselves anything else than the frozen contract; empty if they do not."""
+    module = sys.modules[type(next(iter(operations.values()))).__module__]
+    described, frozen = module.describe(operations), json.loads(PATH.read_bytes())["operations"]
+    return "" if json.dumps(described) == json.dumps(frozen) else "the contract is not the frozen one"
 
 
 @contextmanager
@@ -117,6 +128,17 @@ def _invalid(contract: Contract) -> Iterator[Trial]:
     for case in cases.invalid(contract.name, "float64"):
         arguments = {name: _laid_out(value, case.layout) for name, value in _arguments(case.inputs, "float64").items()}
         yield Trial(contract.name, f"invalid: {case.argument} {case.rule}", "float64", arguments, None, case.argument)
+
+
+def _unsupported(contract: Contract) -> Iterator[Trial]:
+    """Where each reference that has a policy is -inf at the first place that counts, and the policy is not."""
+    inputs = vectors.load(contract.name)[0].case.inputs
+    for name, argument in contract.inputs.items():
+        if name.startswith("reference_") and argument.minus_infinity and contract.name != "optimal_policy":
+            moved = inputs[name].copy()
+            moved[tuple(np.argwhere(counts(contract, argument, inputs))[0])] = -np.inf
+            arguments = _arguments({**inputs, name: moved}, "float64")
+            yield Trial(contract.name, f"invalid: {name} -inf under a finite policy", "float64", arguments, None, name)
 
 
 def _fresh(contract: Contract, seed: int) -> Iterator[Trial]:

@@ -5,8 +5,8 @@
     >>> strategy("dpo", "float64")                           # for hypothesis
     >>> invalid("dpo", "float64")
 
-Float arrays are float64 and hold numbers that are exact in the case's dtype; so are scalars. No case comes with an answer: that is
-for `verify.oracle`.
+Float arrays are float64 and hold numbers that are exact in the case's dtype; so are scalars. No case comes with an answer:
+that is for `verify.oracle`.
 """
 
 from verify.cases.illegal import Invalid, invalid

@@ -1,7 +1,7 @@
 """Requests that must be refused: generated from the contract, and by hand for its rules on several arguments.
 
-What the contract leaves open is left out: a reference of -inf under a finite policy except in `kl_regularized_objective`, one that
-beta = 0 does not look at, and advantages of rows that are masked away.
+What the contract leaves open is left out: a reference of -inf under a finite policy except in `kl_regularized_objective`,
+one that beta = 0 does not look at, and advantages of rows that are masked away.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Laws that tie one request to another: a permuted batch, a split one, polluted masks, masked positions taken out.
 
-Pure functions from inputs to other inputs, and what they do to the answers. Which operation a law applies to is read from the
-dimensions of its contract.
+Pure functions from inputs to other inputs, and what they do to the answers. Which operation a law applies to is read from
+the dimensions of its contract.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,6 @@ import numpy as np
 from verify.contract import Contract, Input
 
 Inputs = dict[str, Any]
-ROWS = ("N", "B")
 
 
 def has_rows(argument: Any) -> bool:
@@ -58,8 +57,8 @@ def parts(contract: Contract, inputs: Inputs) -> list[Inputs]:
 def counts(contract: Contract, argument: Input, inputs: Inputs) -> np.ndarray:
     """Where an input's entries count, in its own shape.
 
-    Masked positions do not, nor, where tokens are masked, the logits or hidden states at t that predict no token of the response
-    at t + 1; nor is a row's one number looked at where all of its row is masked.
+    Masked positions do not, nor, where tokens are masked, the logits or hidden states at t that predict no token of the
+    response at t + 1; nor is a row's one number looked at where all of its row is masked.
     """
     shape = np.shape(inputs[argument.name])
     if contract.mask is None or argument.dims[:1] != ("B",) or argument.name == contract.mask:
@@ -89,7 +88,7 @@ def removed(contract: Contract, inputs: Inputs) -> Iterator[tuple[int, Inputs]]:
     """Each row that has a true position, alone and without its masked ones. The answers to row n are
     `answers[n][mask[n]]`, in a batch of one."""
     for n, row in enumerate(parts(contract, inputs)):
-        kept = row[contract.mask][0]
+        kept = row[str(contract.mask)][0]
         positional = {name for name, argument in contract.inputs.items() if argument.dims[:2] == ("B", "T")}
         if kept.any():
             yield n, {name: x[:, kept] if name in positional else x for name, x in row.items()}

@@ -1,9 +1,9 @@
 """Inputs by regime: what an operation is sent, drawn so that a wrong line shows and an honest port does not suffer.
 
-Numbers stand on a grid, four decimals or, in float32, multiples of 1/1024: they read well, are exact in their dtype, and come out
-the same on every machine. Arguments are unlike each other (lengths, weights, both ends of a clip), so that none can be taken for
-another. An output that is an exponential times something large is kept clear of the smallest normal number, where textbook
-forms flush to zero first and multiply then.
+Numbers stand on a grid, four decimals or, in float32, multiples of 1/1024: they read well, are exact in their dtype, and come
+out the same on every machine. Arguments are unlike each other (lengths, weights, both ends of a clip), so that none can be
+taken for another. An output that is an exponential times something large is kept clear of the smallest normal number, where
+textbook forms flush to zero first and multiply then.
 """
 
 import math
@@ -24,6 +24,7 @@ MASKED = ("single token", "long and ragged", "polluted", "one example")
 PAIR = (*VECTOR, "minus infinity")
 RANKING = ("ordinary", "equal rewards", "saturated", "cancelling", "two responses", "one example")
 BANDIT = ("ordinary", "step 0", "equal rewards", "saturated", "cancelling", "minus infinity", "one response", "one example")
+MEAN = ("ordinary", "step 0", "saturated", "cancelling", "negative", "ties", "minus infinity", "one example")
 GROUP = ("ordinary", "equal rewards", "two responses", "odd group", "binary rewards", "tiny", "cancelling", "one example")
 CLIPPED = (*NUMBERS, "ties", "minus infinity", "empty row", *MASKED)
 
@@ -40,7 +41,7 @@ REGIMES: dict[str, tuple[str, ...]] = {
     "ipo_length_normalized": (*PAIR, "ties"),
     "rso_hinge": (*PAIR, "ties"),
     "kto": (*PAIR, "ties", "zero weight"),
-    "kto_reference_point": ("ordinary", "step 0", "saturated", "cancelling", "negative", "ties", "minus infinity", "one example"),
+    "kto_reference_point": MEAN,
     "orpo": ("ordinary", "step 0", "saturated", "tiny", "minus infinity", "zero weight", "one example", "empty"),
     "simpo": PAIR,
     "sppo": (*PAIR, "ties", "ends"),
@@ -77,8 +78,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "trace_decay": (0.5, 0.8),
     "undesirable_weight": (0.3, 0.9),
 }
-SPECIAL_RANGES = {("simpo", "beta"): (1.6, 2.9), ("diffusion_dpo", "beta"): (1500.0, 6000.0)}
-SPECIAL_RANGES |= {(name, "beta"): (0.6, 1.9) for name in ("optimal_policy", "kl_regularized_objective", "rejection_acceptance")}
+BETAS = {
+    "simpo": (1.6, 2.9),
+    "diffusion_dpo": (1500.0, 6000.0),
+    "optimal_policy": (0.6, 1.9),
+    "kl_regularized_objective": (0.6, 1.9),
+    "rejection_acceptance": (0.6, 1.9),
+}
 
 # Between 85 and 99 (float32) and 705 and 800 (float64) textbook sigmoids are zero where a factor of 1e4 could still be seen.
 MARGINS = {"float32": (40, 60, 80, 100), "float64": (40, 100, 400, 700, 800)}
@@ -112,13 +118,16 @@ class Pen:
         """Sums and products of grid numbers without their last rounding error, exact in the dtype."""
         return np.round(x, 12).astype(self.dtype).astype(np.float64)
 
-    def one_of(self, choices: tuple[float, ...], *shape: int) -> np.ndarray:
-        return self.rng.choice(np.array(choices, float), shape)
-
     def mixed(self, sizes: np.ndarray) -> np.ndarray:
         """Given magnitudes, with signs that alternate from a random one."""
         signs = np.resize([1.0, -1.0], sizes.size) * self.rng.choice([1.0, -1.0])
         return sizes * signs.reshape(sizes.shape)
+
+    def extremes(self, choices: tuple[float, ...], *shape: int) -> np.ndarray:
+        """Some of the choices with signs, the last of them with both."""
+        sizes = self.rng.choice(np.array(choices, float), shape)
+        sizes.flat[:2] = choices[-1]
+        return self.mixed(sizes)
 
     def tiny(self, *shape: int) -> np.ndarray:
         """Of both signs, 1e-12 to 1e-6, or in float32 powers of two of which a grid number below 8 keeps every bit."""
@@ -135,8 +144,8 @@ def scalars(pen: Pen, operation: str, regime: str) -> Scalars:
         if argument.kind == "scalar" and regime == "zero weight" and closed_at_zero:
             found[argument.name] = 0.0
         elif argument.kind == "scalar" and argument.name in RANGES:
-            ends = SPECIAL_RANGES.get((operation, argument.name), RANGES[argument.name])
-            found[argument.name] = float(pen.between(*ends))
+            ends = RANGES | ({"beta": BETAS[operation]} if operation in BETAS else {})
+            found[argument.name] = float(pen.between(*ends[argument.name]))
     return found
 
 
@@ -147,7 +156,7 @@ def examples(regime: str) -> int:
 def gaps(pen: Pen, regime: str, unit: float, *shape: int, reach: float = 6.0) -> np.ndarray:
     """Log-ratios, or differences of scores, of which `unit` times one is a margin; ordinary ones go as far as the reach."""
     if regime == "saturated":
-        return pen.snapped(pen.mixed(pen.one_of(MARGINS[pen.dtype], *shape)) / unit)
+        return pen.snapped(pen.extremes(MARGINS[pen.dtype], *shape) / unit)
     if regime == "tiny":
         return pen.tiny(*shape)
     reach = {"step 0": 0.0, "cancelling": min(reach, 1.5)}.get(regime, reach)
@@ -184,9 +193,16 @@ def bradley_terry(pen: Pen, regime: str, given: Scalars) -> Inputs:
 def pair(pen: Pen, regime: str, given: Scalars) -> Inputs:
     count = examples(regime)
     quiet = "ordinary" if regime == "saturated" else regime
-    policy_chosen, reference_chosen = around(pen, regime, gaps(pen, regime, given["beta"], count))
-    policy_rejected, reference_rejected = around(pen, regime, gaps(pen, quiet, 1.0, count, reach=1.5))
-    with_minus_infinity(regime, policy_chosen, policy_rejected)
+    chosen, rejected = gaps(pen, regime, given["beta"], count), gaps(pen, quiet, 1.0, count, reach=1.5)
+    drawn = pair_from(pen, regime, chosen, rejected)
+    with_minus_infinity(regime, drawn["policy_chosen_logps"], drawn["policy_rejected_logps"])
+    return drawn
+
+
+def pair_from(pen: Pen, regime: str, chosen_gap: np.ndarray, rejected_gap: np.ndarray) -> Inputs:
+    """The four log-probabilities around given log-ratios."""
+    policy_chosen, reference_chosen = around(pen, regime, chosen_gap)
+    policy_rejected, reference_rejected = around(pen, regime, rejected_gap)
     return {
         "policy_chosen_logps": policy_chosen,
         "policy_rejected_logps": policy_rejected,
@@ -195,38 +211,37 @@ def pair(pen: Pen, regime: str, given: Scalars) -> Inputs:
     }
 
 
-def pair_with_tie(target: float) -> Callable[[Pen, str, Scalars], Inputs]:
-    """`pair`, whose regime "ties" has beta 1/4 and gaps exactly at the target and half a nat to both sides."""
-
-    def draw(pen: Pen, regime: str, given: Scalars) -> Inputs:
-        if regime != "ties":
-            return pair(pen, regime, given)
-        shift = pen.dyadic(-2, 2, 3)
-        chosen, rejected = around(pen, regime, shift + target + [0, 0.5, -0.5]), around(pen, regime, shift)
-        names = "policy_chosen_logps", "reference_chosen_logps", "policy_rejected_logps", "reference_rejected_logps"
-        return dict(zip(names, (*chosen, *rejected), strict=True)) | {"beta": 0.25}
-
-    return draw
+TIED_BETA = 0.25
+BESIDE = np.array([0, 0.5, -0.5])  # on a tie, and to both sides of it
 
 
-def pair_with_lengths(pen: Pen, regime: str, given: Scalars) -> Inputs:
-    """The ties are at the optimum of ipo_length_normalized: 1/(2 beta) = 2 nats per token apart."""
+def ipo(pen: Pen, regime: str, given: Scalars) -> Inputs:
+    """The ties are at the optimum: gaps of 1/(2 beta) = 2 nats."""
     if regime != "ties":
-        chosen, rejected = lengths_apart(pen, examples(regime))
+        return pair(pen, regime, given)
+    shift = pen.dyadic(-2, 2, 3)
+    return pair_from(pen, regime, shift + 2 + BESIDE, shift) | {"beta": TIED_BETA}
+
+
+def ipo_length_normalized(pen: Pen, regime: str, given: Scalars) -> Inputs:
+    """The ties are at the optimum, per token."""
+    chosen, rejected = lengths_apart(pen, examples(regime))
+    if regime != "ties":
         return pair(pen, regime, given) | {"chosen_lengths": chosen, "rejected_lengths": rejected}
-    chosen, rejected = np.array([2, 8, 4]), np.array([4, 2, 8])
-    shift = pen.dyadic(-1, 1, 3)
-    policy_chosen, reference_chosen = around(pen, regime, (shift + 2 + [0, 0.5, -0.5]) * chosen)
-    policy_rejected, reference_rejected = around(pen, regime, shift * rejected)
-    return {
-        "policy_chosen_logps": policy_chosen,
-        "policy_rejected_logps": policy_rejected,
-        "reference_chosen_logps": reference_chosen,
-        "reference_rejected_logps": reference_rejected,
-        "chosen_lengths": chosen,
-        "rejected_lengths": rejected,
-        "beta": 0.25,
-    }
+    chosen, rejected, shift = np.array([2, 8, 4]), np.array([4, 2, 8]), pen.dyadic(-1, 1, 3)
+    drawn = pair_from(pen, regime, (shift + 2 + BESIDE) * chosen, shift * rejected)
+    return drawn | {"chosen_lengths": chosen, "rejected_lengths": rejected, "beta": TIED_BETA}
+
+
+def rso_hinge(pen: Pen, regime: str, given: Scalars) -> Inputs:
+    """Margins on both sides of the kink; the ties are on it: gaps of 1/beta = 4 nats."""
+    if regime == "ties":
+        shift = pen.dyadic(-2, 2, 3)
+        return pair_from(pen, regime, shift + 4 + BESIDE, shift) | {"beta": TIED_BETA}
+    if regime != "ordinary":
+        return pair(pen, regime, given)
+    chosen = pen.snapped(1 / given["beta"]) + pen.mixed(pen.between(2, 6, 3))
+    return pair_from(pen, regime, chosen, pen.between(-1.5, 1.5, 3))
 
 
 def reference_free(pen: Pen, regime: str, means: tuple[np.ndarray, np.ndarray]) -> Inputs:
@@ -253,7 +268,7 @@ def orpo(pen: Pen, regime: str, given: Scalars) -> Inputs:
     if regime == "step 0":
         rejected = chosen
     if regime == "saturated":
-        far = -pen.one_of(MARGINS[pen.dtype][:3], count)
+        far = -abs(pen.extremes(MARGINS[pen.dtype][:3], count))
         first = np.arange(count) % 2 == 0
         chosen, rejected = np.where(first, far, chosen), np.where(first, rejected, far)
     if regime == "tiny":
@@ -311,7 +326,7 @@ def diffusion_dpo(pen: Pen, regime: str, given: Scalars) -> Inputs:
     elif regime == "tiny":
         excess = pen.mixed(np.full((2, count), 2.0**-19))
     elif regime == "saturated":
-        margin = pen.mixed(pen.one_of(MARGINS[pen.dtype], count)) * 2 / given["beta"]
+        margin = pen.extremes(MARGINS[pen.dtype], count) * 2 / given["beta"]
         excess = np.array([np.rint(margin * 2**16) / 2**16, np.zeros(count)])
     elif regime == "cancelling":
         base = base + 100
@@ -358,7 +373,7 @@ def optimal_policy(pen: Pen, regime: str, given: Scalars) -> Inputs:
     if regime == "step 0":
         drawn["rewards"] = np.zeros_like(drawn["rewards"])
     elif regime == "saturated":
-        drawn["rewards"] = gaps(pen, regime, 1.0, *ranked(regime))
+        drawn["rewards"] = gaps(pen, regime, 1 / given["beta"], *ranked(regime))
     elif regime == "cancelling":
         drawn["rewards"] = pen.tidied(drawn["rewards"] + 3000)
     elif regime == "minus infinity":
@@ -370,7 +385,7 @@ def kl_regularized_objective(pen: Pen, regime: str, given: Scalars) -> Inputs:
     drawn = bandit(pen, regime)
     logits = drawn["reference_logps"].copy() if regime == "step 0" else pen.between(-3, 3, *ranked(regime))
     if regime == "saturated":
-        logits = pen.mixed(pen.one_of(EXPONENTS[pen.dtype], *ranked(regime))) / 2
+        logits = pen.extremes(EXPONENTS[pen.dtype], *ranked(regime)) / 2
     elif regime == "cancelling":
         logits = pen.tidied(logits + 3000)
     elif regime == "minus infinity":
@@ -436,22 +451,32 @@ def gae(pen: Pen, regime: str, given: Scalars) -> Inputs:
     return {"rewards": rewards, "values": values, "mask": kept, **ends}
 
 
-def token_logps(pen: Pen, regime: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def first_four(kept: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Places of the first four tokens that count: two ratios above both clips and two below, each with an advantage of
+    either sign."""
+    return tuple(np.argwhere(kept)[:4].T)
+
+
+def token_logps(pen: Pen, regime: str, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of tokens now and before: ratios on both sides of both clips."""
-    gap = gaps(pen, regime, 1.0, *shape, reach=0.75)
-    if regime == "saturated":
-        gap = pen.mixed(pen.one_of(EXPONENTS[pen.dtype], *shape))
+    gap = gaps(pen, regime, 1.0, *kept.shape, reach=1.0)
+    if regime == "ordinary":
+        gap[first_four(kept)] = pen.between(0.6, 1, 4) * [1, 1, -1, -1]
+    elif regime == "saturated":
+        gap = pen.extremes(EXPONENTS[pen.dtype], *kept.shape)
     elif regime == "ties":
-        gap = pen.mixed(np.full(shape, 1000.0))
+        gap = pen.mixed(np.full(kept.shape, 1000.0))
     return around(pen, regime, gap)
 
 
 def ppo_policy(pen: Pen, regime: str, given: Scalars) -> Inputs:
     """At the ties the advantage is 0 and the ratio beyond every number."""
     kept = mask(pen, regime)
-    logps, old_logps = token_logps(pen, regime, kept.shape)
+    logps, old_logps = token_logps(pen, regime, kept)
     advantages = np.zeros(kept.shape) if regime == "ties" else pen.between(-2, 2, *kept.shape)
-    if regime == "minus infinity":
+    if regime == "ordinary":
+        advantages[first_four(kept)] = pen.between(0.2, 2, 4) * [1, -1, 1, -1]
+    elif regime == "minus infinity":
         impossible(kept, logps, old_logps)
     return {"logps": logps, "old_logps": old_logps, "advantages": advantages, "mask": kept}
 
@@ -464,10 +489,10 @@ def impossible(kept: np.ndarray, logps: np.ndarray, old_logps: np.ndarray) -> No
 
 def grpo(pen: Pen, regime: str, given: Scalars) -> Inputs:
     kept = mask(pen, regime)
-    logps, old_logps = token_logps(pen, regime, kept.shape)
+    logps, old_logps = token_logps(pen, regime, kept)
     gap = gaps(pen, regime, 1.0, *kept.shape, reach=1.5)
     if regime in ("saturated", "ties"):
-        gap = pen.mixed(pen.one_of(EXPONENTS[pen.dtype], *kept.shape))
+        gap = pen.extremes(EXPONENTS[pen.dtype], *kept.shape)
     advantages = np.zeros(len(kept)) if regime == "ties" else pen.mixed(pen.between(0.1, 2, len(kept)))
     reference_logps = pen.tidied(logps - gap)
     if regime == "minus infinity":
@@ -484,7 +509,7 @@ def ppo_value(pen: Pen, regime: str, given: Scalars) -> Inputs:
     clip = float(pen.dyadic(0.25, 0.75))
     steps = pen.dyadic(-1.5, 1.5, *kept.shape) * (regime != "step 0")
     if regime == "ties":
-        steps = clip * pen.one_of((-2, -1, 1, 2), *kept.shape)
+        steps = clip * pen.rng.choice([-2, -1, 1, 2], kept.shape)
         returns = old_values + 0.75 * steps
     return {"values": old_values + steps, "old_values": old_values, "returns": returns, "mask": kept, "clip": clip}
 
@@ -493,8 +518,8 @@ def group(pen: Pen, regime: str, given: Scalars) -> Inputs:
     count, responses = examples(regime), {"two responses": 2, "odd group": 5}.get(regime, 4)
     rewards = pen.between(-2, 2, count, responses)
     if regime == "equal rewards":
-        # A mean of equal numbers need not be that number: 0.1, 0.1, 0.1.
-        tenths = np.array([[0.1, 0.7, -1.3]], pen.dtype).astype(np.float64).T
+        # A mean of equal numbers need not be that number: of three times 0.1, or in float32 0.9.
+        tenths = np.array([[0.1, 0.9, -1.7]], pen.dtype).astype(np.float64).T
         rewards = np.repeat(tenths, 3, axis=1)
     elif regime == "binary rewards":
         rewards = np.array([[0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], float)[pen.rng.permutation(3)]
@@ -540,7 +565,7 @@ def rejection_acceptance(pen: Pen, regime: str, given: Scalars) -> Inputs:
     reward_max = float(pen.between(1, 3)) + (3000.0 if regime == "cancelling" else 0.0)
     below = pen.between(0.1, 4, count)
     if regime == "saturated":
-        below = pen.snapped(pen.one_of(MARGINS[pen.dtype], count) * given["beta"])
+        below = pen.snapped(abs(pen.extremes(MARGINS[pen.dtype], count)) * given["beta"])
     elif regime == "ends":
         below[0] = 0
     return {"rewards": pen.tidied(reward_max - below), "reward_max": float(pen.tidied(reward_max))}
@@ -555,9 +580,9 @@ DRAWERS: dict[str, Callable[[Pen, str, Scalars], Inputs]] = {
     "cdpo": pair,
     "robust_dpo": pair,
     "plackett_luce_dpo": plackett_luce_dpo,
-    "ipo": pair_with_tie(2.0),
-    "ipo_length_normalized": pair_with_lengths,
-    "rso_hinge": pair_with_tie(4.0),
+    "ipo": ipo,
+    "ipo_length_normalized": ipo_length_normalized,
+    "rso_hinge": rso_hinge,
     "kto": kto,
     "kto_reference_point": kto_reference_point,
     "orpo": orpo,

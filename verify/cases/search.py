@@ -1,9 +1,10 @@
 """Inputs over the whole legal domain, for hypothesis to search and to shrink.
 
-Sizes are small and numbers are drawn one by one, so that a counterexample shrinks to a few short ones. Magnitudes stay where the
-textbook form of an operation neither overflows nor, on its way to a number that can be seen, underflows.
+Sizes are small and numbers are drawn one by one, so that a counterexample shrinks to a few short ones. Magnitudes stay
+where the textbook form of an operation neither overflows nor, on its way to a number that can be seen, underflows.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,7 @@ def _floats(low: float, high: float, dtype: str) -> st.SearchStrategy[float]:
     single = dtype == "float32"
     least = 1e-30 if single else 1e-300
     low, high = (float(np.float32(end)) if single else end for end in (low, high))
-    fractions = st.integers(-64, 64).map(lambda n: n / 8).filter(lambda x: low <= x <= high)
+    fractions = st.integers(max(-64, math.ceil(8 * low)), min(64, math.floor(8 * high))).map(lambda n: n / 8)
     anything = st.floats(low, high, width=32 if single else 64, allow_subnormal=False)
     return fractions | anything.filter(lambda x: x == 0 or abs(x) >= least)
 

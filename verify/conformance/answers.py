@@ -13,7 +13,7 @@ from verify.contract import Contract
 from verify.oracle import NearTie, NoLimit
 from verify.subject import Failure, Inputs, Result, exact_answer
 
-SHRINK_SECONDS = 2.0
+SHRINK_SECONDS = 2.0  # for one claim
 
 
 def claims(contract: Contract) -> Iterator[Claim]:
@@ -51,7 +51,7 @@ def by_fresh_cases(run: Run, contract: Contract) -> Evidence:
 
 
 def by_search(run: Run, contract: Contract) -> Evidence:
-    """One failure at most, the smallest found; shrinking stops after two seconds."""
+    """One failure at most, the smallest found; shrinking stops after two seconds, or when the run has spent its share."""
     search = _Search(run, contract)
     settings = hypothesis.settings(
         max_examples=run.effort.examples,
@@ -66,6 +66,7 @@ def by_search(run: Run, contract: Contract) -> Evidence:
     try:
         (hypothesis.seed(run.seed)(test) if run.effort.random_search else test)()
     except _Found as found:
+        run.subject.shrink_seconds -= time.monotonic() - search.found_at
         return Evidence(search.cases, float("inf"), (found.failure,))
     return Evidence(search.cases, search.worst)
 
@@ -83,12 +84,13 @@ class _Search:
     def __init__(self, run: Run, contract: Contract):
         self.run, self.contract = run, contract
         self.cases, self.worst, self.found_at = 0, 0.0, 0.0
+        self.patience = min(SHRINK_SECONDS, run.subject.shrink_seconds)
         self.seen: dict[str, Failure | None] = {}
 
     def try_inputs(self, inputs: Inputs) -> None:
         key = repr(inputs)
         if key not in self.seen:
-            if self.found_at and time.monotonic() - self.found_at > SHRINK_SECONDS:
+            if self.found_at and time.monotonic() - self.found_at > self.patience:
                 return
             self.seen[key] = self._judge(inputs).failure
         failure = self.seen[key]

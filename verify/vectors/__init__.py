@@ -2,8 +2,9 @@
 
     >>> [vector.case.regime for vector in load("dpo")]
 
-`python -m verify.vectors` writes the files, `python -m verify.vectors --check` compares them with what it would write. Numbers are
-read as decimals, so that no digit is lost. Anchors, in the same files, are numbers that others have printed or computed.
+`python -m verify.vectors` writes the files, `python -m verify.vectors --check` compares them with what it would write.
+Numbers are read as decimals, so that no digit is lost. Anchors, in the same files, are numbers that others have printed or
+computed.
 """
 
 import hashlib
@@ -85,9 +86,7 @@ def _vector(contract: Contract, raw: dict[str, Any]) -> Vector:
     inputs = decoded(contract, raw["inputs"])
     shapes = contract.shapes(inputs)
     case = Case(contract.name, raw["regime"], raw["comment"], inputs, tuple(raw["flags"]))
-    expected = {
-        name: _exact(contract.outputs[name].kind, answer, shapes[name]) for name, answer in raw["outputs"].items()
-    }
+    expected = {name: _exact(contract.outputs[name].kind, answer, shapes[name]) for name, answer in raw["outputs"].items()}
     return Vector(case, raw["id"], tuple(raw["dtypes"]), expected)
 
 

@@ -126,7 +126,8 @@ def quoted(x: str | int | bool) -> str:
 
 
 def number(x: float | Decimal) -> str:
-    """A JSON number, every digit of it, without an exponent where that is not long; an infinity as the string "inf" or "-inf". ValueError for NaN."""
+    """A JSON number, every digit of it, without an exponent where that is not long; an infinity as the string "inf" or
+    "-inf". ValueError for NaN."""
     if x != x:
         raise ValueError("a vector must not hold NaN")
     if abs(x) == float("inf"):
