@@ -205,8 +205,9 @@ class Operation(Generic[Result]):
         inputs = {name: _on_host(value) for name, value in bound.arguments.items()}
         self._check_types(inputs)
         self._check_values(inputs)
+        numbers = {name: inputs[name] for name, argument in self.inputs.items() if argument.type is None}
         with np.errstate(all="ignore"):
-            result = self.formula(**bound.arguments)
+            result = self.formula(**bound.arguments | numbers)  # a NumPy number would promote float32
         self._check_limit(inputs, result)
         return result
 

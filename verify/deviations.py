@@ -13,9 +13,10 @@ import fnmatch
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from verify.claims import DEVIATES, FAILS, SKIPPED, Outcome
+from verify.contract import CONTRACTS
 
 
 class Deviation(NamedTuple):
@@ -32,11 +33,20 @@ def read(path: Path) -> tuple[Deviation, ...]:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    entries = document.get("deviation", [])
+    entries = document.pop("deviation", [])
+    if document or not isinstance(entries, list):
+        raise ValueError(f"{path}: must hold [[deviation]] tables and nothing else, got {document or entries}")
     for number, entry in enumerate(entries, 1):
-        if set(entry) != set(Deviation._fields) or not all(isinstance(v, str) and v.strip() for v in entry.values()):
-            raise ValueError(f"{path}: deviation {number} must have exactly claim, message and reason, none empty; got {entry}")
+        _check(entry, f"{path}: deviation {number}")
     return tuple(Deviation(**entry) for entry in entries)
+
+
+def _check(entry: Any, where: str) -> None:
+    named = isinstance(entry, dict) and set(entry) == set(Deviation._fields)
+    if not named or not all(isinstance(value, str) and value.strip() for value in entry.values()):
+        raise ValueError(f"{where} must have exactly claim, message and reason, none empty; got {entry}")
+    if entry["claim"].partition(".")[0] not in CONTRACTS:
+        raise ValueError(f"{where}: claim must begin with an operation of the contract, got {entry['claim']}")
 
 
 def accept(outcomes: Iterable[Outcome], listed: tuple[Deviation, ...]) -> tuple[list[Outcome], tuple[Deviation, ...]]:

@@ -41,7 +41,7 @@ def _row(name: str, outcomes: list[Outcome]) -> tuple[str, str, str, str]:
     detail = f" ({', '.join(failing)})" if failing else ""
     return (
         name,
-        f"{worst:.3f}" if math.isfinite(worst) else "inf",
+        f"{worst:.3f}" if worst < 1000 else f"{worst:.3g}",
         str(sum(o.evidence.cases for o in measured)),
         verdict + detail,
     )
@@ -61,11 +61,14 @@ def call_text(failure: Failure) -> str:
 
 
 def _literal(value: Any) -> str:
+    """A value as Python text, np being NumPy, that keeps its shape and dtype."""
+    listed = value.tolist() if isinstance(value, np.ndarray) else value
+    text = re.sub(r"\b(inf|nan)\b", r"np.\1", repr(listed))
     if not isinstance(value, np.ndarray):
-        return repr(value)
-    text = re.sub(r"\b(inf|nan)\b", r"np.\1", repr(value.tolist()))
-    needs_dtype = value.size == 0 or (value.dtype.kind == "f" and "." not in text)
-    return f"np.array({text}, dtype={value.dtype.name!r})" if needs_dtype else f"np.array({text})"
+        return text
+    if not value.size:
+        return f"np.zeros({value.shape}, {value.dtype.name!r})"
+    return f"np.array({text})" if np.array(listed).dtype == value.dtype else f"np.array({text}, {value.dtype.name!r})"
 
 
 def terminal(judgement: Judgement) -> str:

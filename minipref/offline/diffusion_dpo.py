@@ -6,7 +6,7 @@
     ∂L/∂e_w = +(β/2) σ(-h)
     ∂L/∂e_l = -(β/2) σ(-h)
 
-e is the mean squared error of the predicted noise.
+e is the mean squared error of the predicted noise. The half is the authors' code's: their equation has none.
 """
 
 from typing import NamedTuple

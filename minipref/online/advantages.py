@@ -1,8 +1,8 @@
 """Advantages relative to a group: G responses to one prompt, one scalar reward R each.
 
     GRPO      (R - mean) / (std + 1e-4)        std with G - 1: arXiv:2402.03300v3 section 4.1.2, and the libraries' constant
-    Dr. GRPO  R - mean                         arXiv:2503.20783v1 equation 2: no std, which favours prompts of little spread
-    RLOO      R - mean of the others           arXiv:2402.14740v2 equation 8; G/(G-1) times Dr. GRPO's
+    Dr. GRPO  R - mean                         arXiv:2503.20783v1 section 3.2: no std, which favours prompts of little spread
+    RLOO      R - mean of the others           arXiv:2402.14740v2 section 2.3; G/(G-1) times Dr. GRPO's
 
 Advantages are constants in every loss. A group without differences teaches nothing: exactly 0, however a mean is rounded.
 """
@@ -33,13 +33,13 @@ def advantages_grpo(rewards: Constant[N, G]) -> GroupAdvantages:
     return GroupAdvantages(centred / (variance**0.5 + 1e-4))
 
 
-@operation(level=2, source="arXiv:2503.20783v1 eq. 2", rules=GROUP_RULES)
+@operation(level=2, source="arXiv:2503.20783v1 section 3.2", rules=GROUP_RULES)
 def advantages_dr_grpo(rewards: Constant[N, G]) -> GroupAdvantages:
     """Rewards centred within their group."""
     return GroupAdvantages(_centred(rewards))
 
 
-@operation(level=2, source="arXiv:2402.14740v2 eq. 8", rules=GROUP_RULES)
+@operation(level=2, source="arXiv:2402.14740v2 section 2.3", rules=GROUP_RULES)
 def advantages_rloo(rewards: Constant[N, G]) -> GroupAdvantages:
     """Each reward against the mean of the others."""
     responses = rewards.shape[1]

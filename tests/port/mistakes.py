@@ -24,7 +24,11 @@ MISTAKES = [
     ("dpo", "logits = beta * (pi_logratios - ref_logratios)", "logits = beta * pi_logratios"),
     ("dpo", "grad = -beta * sigmoid(-logits)", "grad = -sigmoid(-logits)"),
     ("dpo", "grad = -beta * sigmoid(-logits)", "grad = -beta * sigmoid(logits)"),
-    ("dpo", "-logits), grad, -grad, chosen_rewards, rejected_rewards)", "-logits), grad, -grad, rejected_rewards, chosen_rewards)"),
+    (
+        "dpo",
+        "-logits), grad, -grad, chosen_rewards, rejected_rewards)",
+        "-logits), grad, -grad, rejected_rewards, chosen_rewards)",
+    ),
     # Smoothing in the loss but not in the slope, weights that do not sum to 1, 0 times infinity
     ("cdpo", "beta * (label_smoothing * sigmoid(z) -", "beta * (-label_smoothing * sigmoid(z) -"),
     ("cdpo", "losses = (1 - label_smoothing) * np.logaddexp(0, -z) +", "losses = np.logaddexp(0, -z) +"),
@@ -33,15 +37,17 @@ MISTAKES = [
     # Conservative instead of robust
     ("robust_dpo", "debias = 1 - 2 * label_smoothing", "debias = 1"),
     ("robust_dpo", "np.logaddexp(0, -m) - noise) / debias", "np.logaddexp(0, -m) + noise) / debias"),
-    ("robust_dpo", "sigmoid(-m) + label_smoothing * sigmoid(m)) / debias", "sigmoid(-m) - label_smoothing * sigmoid(m)) / debias"),
+    (
+        "robust_dpo",
+        "sigmoid(-m) + label_smoothing * sigmoid(m)) / debias",
+        "sigmoid(-m) - label_smoothing * sigmoid(m)) / debias",
+    ),
     ("robust_dpo", "lambda x: 0 <= x < 0.5", "lambda x: 0 <= x <= 0.5"),
-    # Beta missing, the chain rule stopped short, an infinite score that takes all
+    # Beta missing, the chain rule stopped short
     ("plackett_luce_dpo", "ranking(beta * (policy_logps - reference_logps))", "ranking(policy_logps - reference_logps)"),
     ("plackett_luce_dpo", "grad_policy_logps=beta * grad)", "grad_policy_logps=grad)"),
-    ("plackett_luce_dpo", "shifted = np.where(x == top, 0, x - top)", "shifted = x - top"),
-    # The target of IPO, and what is squared
+    # The target of IPO, and the slope of a square
     ("ipo", "off = up - down - 1 / (2 * beta)", "off = up - down - 1 / beta"),
-    ("ipo", "off = up - down - 1 / (2 * beta)", "off = up - down - 1 / 2 * beta"),
     ("ipo", "pair(off**2, 2 * off, -2 * off,", "pair(off**2, off, -off,"),
     # Lengths: one for both, missing from the slope, present in the rewards, promoting float32
     ("ipo_length_normalized", "miss = up / n_up - down / n_down -", "miss = up / n_up - down / n_up -"),
@@ -53,12 +59,16 @@ MISTAKES = [
     ("rso_hinge", "np.where(short > 0, -beta, 0)", "np.where(short >= 0, -beta, 0)"),
     ("rso_hinge", "-beta, 0).astype(short.dtype)", "-beta, 0)"),
     ("rso_hinge", "pair(np.maximum(0, short), slope", "pair(short, slope"),
-    # Odds: forgotten, cancelled, of sums, of a probability of 1
+    # Odds: forgotten, cancelled, of sums, 0 times infinity
     ("orpo", "losses=-a_w + penalty,", "losses=penalty,"),
     ("orpo", "return np.where(a > -0.693, np.log(-np.expm1(a)), np.log1p(-np.exp(a)))", "return np.log(1 - np.exp(a))"),
     ("orpo", "-(1 + pull / -np.expm1(a_w)) / n_w", "-(1 + pull) / n_w"),
-    ("orpo", "(a_w < 0).all() and", "(a_w <= 0).all() and"),
-    ("orpo", "a_w, a_l = policy_chosen_logps / n_w, policy_rejected_logps / n_l", "a_w, a_l = policy_chosen_logps, policy_rejected_logps"),
+    ("orpo", "np.logaddexp(0, -log_odds_ratio) if odds_weight > 0 else 0", "np.logaddexp(0, -log_odds_ratio)"),
+    (
+        "orpo",
+        "a_w, a_l = policy_chosen_logps / n_w, policy_rejected_logps / n_l",
+        "a_w, a_l = policy_chosen_logps, policy_rejected_logps",
+    ),
     # The margin's sign and scale, and the averages
     ("simpo", "policy_rejected_logps / size_l) - gamma", "policy_rejected_logps / size_l) + gamma"),
     ("simpo", "policy_rejected_logps / size_l) - gamma", "policy_rejected_logps / size_l - gamma)"),
@@ -66,10 +76,13 @@ MISTAKES = [
     # Errors are to be small, log-probabilities large; and the half
     ("diffusion_dpo", "inside = -beta / 2 * (", "inside = beta / 2 * ("),
     ("diffusion_dpo", "inside = -beta / 2 * (", "inside = -beta * ("),
-    ("diffusion_dpo", "grad = beta / 2 * sigmoid(-inside)", "grad = beta * sigmoid(-inside)"),
     # Labels, weights, the reference point, the slope of a sigmoid
     ("kto", "beta * (reference_point - r))", "-beta * (reference_point + r))"),
-    ("kto", "np.where(desirable, desirable_weight, undesirable_weight)", "np.where(desirable, undesirable_weight, desirable_weight)"),
+    (
+        "kto",
+        "np.where(desirable, desirable_weight, undesirable_weight)",
+        "np.where(desirable, undesirable_weight, desirable_weight)",
+    ),
     ("kto", "undesirable_weight).astype(r.dtype)", "undesirable_weight)"),
     ("kto", "beta * sigmoid(value) * sigmoid(-value)", "beta * sigmoid(-value)"),
     ("kto", "rewards=beta * r)", "rewards=beta * (r - reference_point))"),
@@ -79,7 +92,6 @@ MISTAKES = [
     ("kto_reference_point", "reference_mismatched_logps).mean())", "reference_mismatched_logps).sum())"),
     # Win rates from 0 to 1, not from -1/2 to 1/2
     ("sppo", "eta * (win_rates - 0.5)", "eta * win_rates"),
-    ("sppo", "grad_policy_logps=2 * residual)", "grad_policy_logps=residual)"),
     ("sppo", "((win_rates >= 0) & (win_rates <= 1)).all()", "(win_rates >= 0).all()"),
     # Token t is predicted at t - 1; sums, not means; NaN behind the mask; tokens that wrap around
     ("sequence_logps", "np.where(predicts, np.roll(tokens, -1, axis=1), 0)", "np.where(predicts, tokens, 0)"),
@@ -89,7 +101,6 @@ MISTAKES = [
     ("sequence_logps", 'require(not response_mask[:, :1].any(), "response_mask', 'require(True, "response_mask'),
     ("linear_sequence_logps", '"btv,btd->vd", grad, clean_hidden)', '"btv,btd->vd", grad, hidden)'),
     ("linear_sequence_logps", "score(clean_hidden @ weight.T,", "score(hidden @ weight.T,"),
-    ("linear_sequence_logps", "grad_weight = np.einsum(", "grad_weight = 1 / len(hidden) * np.einsum("),
     # Directions, halves, the slope that is 0 only on average, cancellation
     ("kl_estimates", "d = reference_logps - policy_logps", "d = policy_logps - reference_logps"),
     ("kl_estimates", "k2=d**2 / 2", "k2=d**2"),
@@ -101,16 +112,23 @@ MISTAKES = [
     ("gae", "delta + discount * trace_decay * trace, trace)", "delta + discount * trace_decay * trace, 0)"),
     ("gae", "next_value = np.where(mask[:, now], values[:, now], next_value)", "next_value = values[:, now]"),
     ("gae", "advantages[:, now] = np.where(mask[:, now], trace, 0)", "advantages[:, now] = trace"),
-    # Clipping: the pessimist's side, ties, both ends, 0 times infinity
+    # Clipping: the pessimist's side, ties, both ends, 0 times infinity, inputs edited in place
     ("ppo_policy", "return -np.minimum(free, bounded)", "return -np.maximum(free, bounded)"),
     ("ppo_policy", "clipped = bounded < free", "clipped = bounded <= free"),
     ("ppo_policy", "1 - clip_low, 1 + clip_high)", "1 - clip_low, 1 + clip_low)"),
     ("ppo_policy", "free = np.where(advantages == 0, 0, ratio * advantages)", "free = ratio * advantages"),
     ("ppo_value", "np.clip(values, old_values - clip, old_values + clip)", "np.clip(values - old_values, -clip, clip)"),
-    ("ppo_value", "0.5 * np.maximum(plain, held)", "0.5 * np.minimum(plain, held)"),
-    ("ppo_value", "values, old_values, returns = (np.where(mask, x, 0) for x in (", "values[~mask] = old_values[~mask] = returns[~mask] = 0  # (("),
+    (
+        "ppo_value",
+        "values, old_values, returns = (np.where(mask, x, 0) for x in (",
+        "values[~mask] = old_values[~mask] = returns[~mask] = 0  # ((",
+    ),
     # The KL term: turned around, without a slope, evaluated at 0
-    ("grpo", "np.where(mask, reference_logps, 0) - np.where(mask, logps, 0)", "np.where(mask, logps, 0) - np.where(mask, reference_logps, 0)"),
+    (
+        "grpo",
+        "np.where(mask, reference_logps, 0) - np.where(mask, logps, 0)",
+        "np.where(mask, logps, 0) - np.where(mask, reference_logps, 0)",
+    ),
     ("grpo", "losses + beta * away, grad + beta * grad_away", "losses + beta * away, grad"),
     ("grpo", "if beta:", "if beta >= 0:"),
     # Deviations of a sample, and what keeps them from 0

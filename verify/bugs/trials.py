@@ -1,7 +1,7 @@
-"""What a changed specification is tried on: the vectors of an operation, polluted masks, invalid inputs, fresh cases.
+"""What a changed specification is tried on: vectors, polluted masks, invalid inputs, fresh cases, searched ones.
 
 The judge is the one that judges everybody: the same bound, the same cases. Of our own code more is asked than of a port: errors
-are ValueErrors that name the argument, arrays have the dtype of the case, inputs are read-only, a reference of -inf under a finite
+are ValueErrors that open with the argument and its rule, arrays have the dtype of the case, inputs are read-only, a reference of -inf under a finite
 policy is refused everywhere, the contract is described as it was frozen, and nothing takes a second.
 """
 
@@ -11,10 +11,12 @@ import signal
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+import hypothesis
 import numpy as np
+from hypothesis import HealthCheck, Phase
 
 from verify import cases, oracle, vectors
 from verify.cases.laws import counts
@@ -22,18 +24,19 @@ from verify.contract import CONTRACTS, PATH, Contract
 from verify.judge import Exact, compare
 
 SECONDS = 1.0
+SEARCHED = 40
 KINDS = {"float": "f", "int": "iu", "bool": "b"}
 
 
 class Trial(NamedTuple):
-    """One request, and what is due: exact answers, or an error about an argument where `expected` is None."""
+    """One request, and what is due: exact answers, or where `expected` is None an error."""
 
     operation: str
     name: str
     dtype: str
     arguments: dict[str, Any]
     expected: Mapping[str, Exact] | None
-    argument: str = ""
+    complaint: str = ""  # the pattern that its message begins with
 
 
 class Overtime(BaseException):
@@ -43,7 +46,9 @@ class Overtime(BaseException):
 def trials(operation: str, seed: int) -> list[Trial]:
     """All trials of an operation, the frozen first."""
     contract = CONTRACTS[operation]
-    makers = (_vectors(contract), _polluted(contract, seed), _invalid(contract), _unsupported(contract), _fresh(contract, seed))
+    frozen = (_vectors(contract), _polluted(contract, seed), _rescaled(contract))
+    refused = (_invalid(contract), _unsupported(contract))
+    makers = (*frozen, *refused, _fresh(contract, seed), _searched(contract))
     return [trial for maker in makers for trial in maker]
 
 
@@ -88,8 +93,8 @@ def _wrong_error(trial: Trial, error: Exception) -> str:
     message = f"{type(error).__name__}: {error}"
     if trial.expected is not None:
         return f"raises {message}"
-    named = isinstance(error, ValueError) and re.search(rf"\b{trial.argument}\b", str(error))
-    return "" if named else f"an error about {trial.argument} is due, raises {message}"
+    due = isinstance(error, ValueError) and re.match(trial.complaint, str(error))
+    return "" if due else f"raises {message}, due is a ValueError like {trial.complaint!r}"
 
 
 def _wrong_answer(trial: Trial, answer: dict[str, Any]) -> str:
@@ -124,10 +129,22 @@ def _polluted(contract: Contract, seed: int) -> Iterator[Trial]:
         yield _legal(contract, f"vector {vector.id}, polluted", "float64", inputs, vector.expected)
 
 
+def _rescaled(contract: Contract) -> Iterator[Trial]:
+    """The first vector with each number a 64th of what it was, where that is legal: fractions of what is mostly whole too."""
+    inputs = vectors.load(contract.name)[0].case.inputs
+    for name, argument in contract.inputs.items():
+        if argument.kind == "scalar" and inputs[name] / 64 >= argument.low:
+            changed = {**inputs, name: inputs[name] / 64}
+            yield _legal(contract, f"vector 1 with another {name}", "float64", changed, oracle.answer(contract.name, changed))
+
+
 def _invalid(contract: Contract) -> Iterator[Trial]:
     for case in cases.invalid(contract.name, "float64"):
         arguments = {name: _laid_out(value, case.layout) for name, value in _arguments(case.inputs, "float64").items()}
-        yield Trial(contract.name, f"invalid: {case.argument} {case.rule}", "float64", arguments, None, case.argument)
+        rule = f" {case.rule}" if (case.argument, case.rule) in contract.rules else " "
+        # Of two arguments whose sizes differ either may be named first.
+        complaint = f"{contract.name}: ({case.argument}{re.escape(rule)}|.* like {case.argument}, )"
+        yield Trial(contract.name, f"invalid: {case.argument} {case.rule}", "float64", arguments, None, complaint)
 
 
 def _unsupported(contract: Contract) -> Iterator[Trial]:
@@ -138,7 +155,7 @@ def _unsupported(contract: Contract) -> Iterator[Trial]:
             moved = inputs[name].copy()
             moved[tuple(np.argwhere(counts(contract, argument, inputs))[0])] = -np.inf
             arguments = _arguments({**inputs, name: moved}, "float64")
-            yield Trial(contract.name, f"invalid: {name} -inf under a finite policy", "float64", arguments, None, name)
+            yield Trial(contract.name, f"invalid: {name} -inf under a finite policy", "float64", arguments, None, f"{contract.name}: {name} ")
 
 
 def _fresh(contract: Contract, seed: int) -> Iterator[Trial]:
@@ -147,6 +164,23 @@ def _fresh(contract: Contract, seed: int) -> Iterator[Trial]:
         for case in cases.fresh(contract.name, dtype, seed, count):
             expected = oracle.answer(contract.name, case.inputs)
             yield _legal(contract, f"fresh, {case.regime}", dtype, case.inputs, expected)
+
+
+def _searched(contract: Contract) -> Iterator[Trial]:
+    """What hypothesis finds in the legal domain, the same in every run, where the oracle has an answer."""
+    found: list[dict[str, Any]] = []
+    settings = hypothesis.settings(
+        max_examples=SEARCHED,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    settings(hypothesis.given(cases.strategy(contract.name, "float64"))(lambda inputs: found.append(inputs)))()
+    for inputs in found:
+        with suppress(oracle.NearTie, oracle.NoLimit):
+            yield _legal(contract, "searched", "float64", inputs, oracle.answer(contract.name, inputs))
 
 
 def _legal(contract: Contract, name: str, dtype: str, inputs: dict[str, Any], expected: Mapping[str, Exact]) -> Trial:

@@ -49,7 +49,7 @@ REGIMES: dict[str, tuple[str, ...]] = {
     "sequence_logps": ("ordinary", "step 0", "saturated", "cancelling", "minus infinity", *MASKED),
     "linear_sequence_logps": ("ordinary", "step 0", "saturated", *MASKED),
     "kl_estimates": PAIR,
-    "gae": ("ordinary", "step 0", "sparse reward", "zero weight", "ends", "cancelling", "empty row", *MASKED),
+    "gae": ("ordinary", "step 0", "sparse reward", "zero weight", "ends", "cancelling", "empty row", "one position", *MASKED),
     "ppo_policy": CLIPPED,
     "ppo_value": ("ordinary", "step 0", "ties", "empty row", *MASKED),
     "advantages_grpo": GROUP,
@@ -59,7 +59,7 @@ REGIMES: dict[str, tuple[str, ...]] = {
     "sequence_mean": ("ordinary", "cancelling", "saturated", *MASKED),
     "token_mean": ("ordinary", "cancelling", "saturated", "empty row", *MASKED),
     "constant_mean": ("ordinary", "cancelling", "saturated", "empty row", *MASKED),
-    "overlong_penalty": ("ordinary", "ties", "ends", "one example", "empty"),
+    "overlong_penalty": ("ordinary", "ties", "ends", "half a token", "one example", "empty"),
     "rejection_acceptance": ("ordinary", "ends", "saturated", "cancelling", "one example", "empty"),
 }
 
@@ -394,7 +394,9 @@ def kl_regularized_objective(pen: Pen, regime: str, given: Scalars) -> Inputs:
 
 
 def mask(pen: Pen, regime: str) -> np.ndarray:
-    """[3, 6], or [3, 14] if long: rows of different lengths, with holes; one row, one token a row, or an empty row."""
+    """[3, 6], or [3, 14] if long: rows of different lengths, with holes; one row, one token a row, an empty row; or [3, 1]."""
+    if regime == "one position":
+        return np.ones((3, 1), bool)
     width = 14 if regime == "long and ragged" else 6
     starts, stops = np.array([[0], [1], [2]]), np.array([[width], [width - 1], [4]])
     places = np.arange(width)
@@ -545,7 +547,9 @@ def constant_mean(pen: Pen, regime: str, given: Scalars) -> Inputs:
 
 
 def overlong_penalty(pen: Pen, regime: str, given: Scalars) -> Inputs:
-    """Lengths before, inside and beyond the last stretch; at the ties on both its ends."""
+    """Lengths before, inside and beyond the last stretch; at the ties on both its ends. It may be half a token long."""
+    if regime == "half a token":
+        return {"lengths": np.array([49, 50, 51]), "max_length": 50, "cache_length": 0.5}
     cache_length = int(pen.rng.integers(3, 30))
     start = 0 if regime == "ends" else int(pen.rng.integers(40, 90))
     inside = int(pen.rng.integers(1, cache_length))
@@ -560,9 +564,10 @@ def overlong_penalty(pen: Pen, regime: str, given: Scalars) -> Inputs:
 
 
 def rejection_acceptance(pen: Pen, regime: str, given: Scalars) -> Inputs:
-    """Rewards below the bound; at the ends one equals it."""
+    """Rewards below the bound; at the ends one equals it. One example is of a bound below 0."""
     count = examples(regime)
-    reward_max = float(pen.between(1, 3)) + (3000.0 if regime == "cancelling" else 0.0)
+    level = {"cancelling": 3000.0, "one example": -5.0}.get(regime, 0.0)
+    reward_max = level + float(pen.between(1, 3))
     below = pen.between(0.1, 4, count)
     if regime == "saturated":
         below = pen.snapped(abs(pen.extremes(MARGINS[pen.dtype], count)) * given["beta"])

@@ -217,7 +217,8 @@ def orpo(
 
     The log-odds a - log(1 - e^a) have slope 1/(1 - e^a); the signs follow eq. 7, not the paper's eqs. 8-10.
     """
-    chosen, rejected = policy_chosen_logps / chosen_lengths, policy_rejected_logps / rejected_lengths
+    chosen = policy_chosen_logps / chosen_lengths
+    rejected = policy_rejected_logps / rejected_lengths
     if not (chosen < 0 and rejected < 0):
         raise ValueError(f"policy logps must be < 0 to have odds, got {chosen:.9g}, {rejected:.9g} a token")
     log_odds_ratio = chosen - rejected + log1mexp(rejected) - log1mexp(chosen)

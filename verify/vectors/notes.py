@@ -12,11 +12,13 @@ COMMENTS = {
     "empty row": "A row in which nothing counts.",
     "ends": "At the ends of legal ranges.",
     "equal rewards": "Scores that do not differ.",
+    "half a token": "A stretch shorter than a token.",
     "long and ragged": "Rows of very different lengths.",
     "minus infinity": "Impossible events: the answer is the limit.",
     "negative": "A mean below 0, which counts as 0.",
     "odd group": "Five responses a group.",
     "one example": "A batch of one.",
+    "one position": "A single step in every row.",
     "one response": "A single response, which is certain.",
     "ordinary": "Middling numbers, all arguments different from each other.",
     "polluted": "Junk and impossible tokens wherever the mask is false.",
@@ -166,7 +168,7 @@ kl-direction: the divergence of the reference from the policy
 gae-bootstraps-from-masked-values: masked values enter the recursion [gae-bootstraps-from-masked-values]
   ordinary, single token, long and ragged: gae
 value-after-the-end: a value is looked up behind the last step
-  ordinary, single token: gae
+  ordinary, single token, one position: gae
 trace-without-discount: the trace decays by lambda alone
   ordinary: gae
 discount-and-trace-swapped: discount and trace_decay change places
@@ -200,7 +202,7 @@ length-bias: one of the three means is taken for another [length-bias-sequence-m
 penalty-unbounded: the penalty goes below -1, or above 0
   ordinary: overlong_penalty
 start-of-penalty: the penalty starts at another length
-  ordinary, ties, ends: overlong_penalty
+  ordinary, ties, ends, half a token: overlong_penalty
 bound-ignored: rewards are not taken relative to reward_max
   ordinary, cancelling: rejection_acceptance
 """
