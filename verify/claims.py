@@ -59,6 +59,7 @@ class Claim(NamedTuple):
     how: str
     measure: Callable[[Run, Contract], Evidence]
     python_only: bool = False
+    needs: tuple[str, ...] = ()  # other operations that it asks; where one is not given or fails, there is nothing to learn
 
     @property
     def source(self) -> str:

@@ -4,9 +4,8 @@ from html import escape
 
 from verify import contract
 from verify.claims import Outcome
-from verify.report import call_text, counts, deviation_lines, failures, rows
+from verify.report import Finding, counts, deviation_lines, failure_text, findings, rows
 from verify.runner import Judgement
-from verify.subject import Failure
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --good: #2a7d4f; --bad: #c0392b; --known: #a67c00 }
@@ -46,7 +45,7 @@ def _section(judgement: Judgement) -> str:
         f"<h2>{escape(judgement.declaration.name)}</h2>",
         f'<p class="verdict">{escape(judgement.verdict())}</p><p>{escape(counts(judgement))}</p>',
         _table(("method", "worst error over its bound", "cases", "verdict"), methods),
-        *(_failure(outcome, failure) for outcome, failure in failures(judgement)),
+        *map(_finding, findings(judgement)),
         f"<h3>Deviations</h3><ul>{''.join(notes)}</ul>" if notes else "",
         "<h3>Every claim</h3>" + _table(("claim", "statement", "worst", "verdict"), claims),
     ]
@@ -58,7 +57,7 @@ def _table(head: tuple[str, ...], body: list[str]) -> str:
 
 
 def _method_row(name: str, worst: str, cases: str, verdict: str) -> str:
-    meter = f'<meter value="{min(1.0, float(worst))}"></meter>{worst}' if worst else ""
+    meter = f'<meter value="{min(1.0, float(worst))}" low="0.5" high="0.999" optimum="0"></meter>{worst}' if worst else ""
     cells = f'<td><code>{name}</code></td><td>{meter}</td><td class="number">{cases}</td>'
     return f'<tr>{cells}<td class="{verdict.split()[0]}">{escape(verdict)}</td></tr>'
 
@@ -69,6 +68,6 @@ def _claim_row(outcome: Outcome) -> str:
     return f'<tr>{cells}<td class="{outcome.verdict}">{outcome.verdict}</td></tr>'
 
 
-def _failure(outcome: Outcome, failure: Failure) -> str:
-    text = "\n".join([failure.message, *failure.details, call_text(failure)])
-    return f"<h3>{outcome.claim.id}</h3><p>{escape(outcome.claim.statement)}</p><pre>{escape(text)}</pre>"
+def _finding(found: Finding) -> str:
+    claims = ", ".join(found.claims)
+    return f"<h3>{claims}</h3><p>Not true: {escape(found.statement)}</p><pre>{escape(failure_text(found.failure))}</pre>"

@@ -4,8 +4,9 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from verify.claims import DEVIATES, FAILS, HOLDS, SKIPPED, Claim, Outcome
 from verify.runner import Judgement
 from verify.subject import Failure
 
-SHOWN = 3  # failures of one claim that the terminal prints in full
+SHOWN = 6  # failures of one operation that are shown in full
 
 
 def rows(judgement: Judgement) -> list[tuple[str, str, str, str]]:
@@ -47,11 +48,33 @@ def _row(name: str, outcomes: list[Outcome]) -> tuple[str, str, str, str]:
     )
 
 
-def failures(judgement: Judgement) -> Iterator[tuple[Outcome, Failure]]:
-    """Every failure that counts, the first three of each claim."""
+class Finding(NamedTuple):
+    """What one operation does wrong: every claim that says so, and the smallest counterexample among theirs."""
+
+    claims: list[str]
+    statement: str
+    failure: Failure
+
+
+def findings(judgement: Judgement) -> list[Finding]:
+    """Failures that count, one an operation and message, six an operation at most."""
+    groups: dict[tuple[str, str], list[tuple[Outcome, Failure]]] = {}
     for outcome in judgement.outcomes:
-        if outcome.verdict == FAILS:
-            yield from ((outcome, failure) for failure in outcome.evidence.failures[:SHOWN])
+        for failure in outcome.evidence.failures if outcome.verdict == FAILS else ():
+            groups.setdefault((failure.operation, failure.message), []).append((outcome, failure))
+    shown = Counter[str]()
+    found = []
+    for (operation, _), group in groups.items():
+        shown[operation] += 1
+        outcome, smallest = min(group, key=lambda pair: len(call_text(pair[1])))
+        if shown[operation] <= SHOWN:
+            found.append(Finding([o.claim.id for o, _ in group], outcome.claim.statement, smallest))
+    return found
+
+
+def failure_text(failure: Failure) -> str:
+    """What went wrong and the call that shows it."""
+    return "\n".join([failure.message, *failure.details, call_text(failure)])
 
 
 def call_text(failure: Failure) -> str:
@@ -76,10 +99,9 @@ def terminal(judgement: Judgement) -> str:
     table = [("method", "worst/bound", "cases", "verdict"), *rows(judgement)]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in table]
-    for outcome, failure in failures(judgement):
-        lines += ["", f"FAILS {outcome.claim.id}: {outcome.claim.statement}", f"  {failure.message}"]
-        lines += [f"  {detail}" for detail in failure.details]
-        lines += ["  " + line for line in call_text(failure).splitlines()]
+    for found in findings(judgement):
+        lines += ["", f"FAILS {', '.join(found.claims)}", *_wrapped(f"not true: {found.statement}").splitlines()]
+        lines += ["  " + line for line in failure_text(found.failure).splitlines()]
     lines += deviation_lines(judgement)
     if judgement.ending:
         lines += ["", f"FAILS to stop: {judgement.ending.kind}: {judgement.ending.message}"]
@@ -118,7 +140,9 @@ def explain(claim: Claim) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text, 110, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def as_json(judgements: list[Judgement]) -> str:

@@ -59,22 +59,28 @@ def start(name: str, request_seconds: float) -> tuple[Session, bool]:
 
 def measure(claims: Iterable[Claim], run: Run) -> Iterator[Outcome]:
     """Every claim's outcome, in order. An operation that is not declared, or undeclares itself, is skipped."""
-    declared = set(run.subject.session.declaration.operations)
+    failing: set[str] = set()
     for claim in claims:
         began = time.monotonic()
-        if claim.contract.name not in declared:
-            yield Outcome(claim, SKIPPED, Evidence(0, 0.0), 0.0, "not declared")
-            continue
-        if claim.python_only and not run.subject.python:
-            yield Outcome(claim, SKIPPED, Evidence(0, 0.0), 0.0, "for Python modules only")
-            continue
-        try:
-            evidence = claim.measure(run, claim.contract)
-        except Undeclared as operation:
-            yield Outcome(claim, SKIPPED, Evidence(0, 0.0), 0.0, f"{operation} not given")
-            continue
+        reason, evidence = _excuse(claim, run.subject, failing), Evidence(0, 0.0)
+        if not reason:
+            try:
+                evidence = claim.measure(run, claim.contract)
+            except Undeclared as what:
+                reason = f"{what} is not given"
         verdict = FAILS if evidence.failures else HOLDS if evidence.cases else SKIPPED
-        yield Outcome(claim, verdict, evidence, time.monotonic() - began)
+        failing |= {claim.contract.name} if verdict == FAILS else set()
+        yield Outcome(claim, verdict, evidence, time.monotonic() - began, reason)
+
+
+def _excuse(claim: Claim, subject: Subject, failing: set[str]) -> str:
+    """Why a claim is not measured, if it is not."""
+    for operation in (claim.contract.name, *claim.needs):
+        if operation not in subject.declared:
+            return "not declared" if operation == claim.contract.name else f"{operation} is not declared"
+    if failing & set(claim.needs):
+        return f"{', '.join(sorted(failing & set(claim.needs)))} fails"
+    return "for Python modules only" if claim.python_only and not subject.python else ""
 
 
 class Judgement(NamedTuple):

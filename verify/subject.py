@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class Subject:
     def __init__(self, session: Session, dtype: str, *, python: bool):
         self.session, self.dtype, self.python = session, dtype, python
         self.missing: dict[str, set[str]] = {}
+        self.declared = set(session.declaration.operations)
         self.shrink_seconds = 8.0  # left for shrinking counterexamples, over all claims
 
     def ask(self, contract: Contract, inputs: Inputs, layout: str = "plain", dtype: str | None = None) -> dict[str, np.ndarray]:
@@ -63,7 +64,7 @@ class Subject:
         answer = self.session.run(contract.name, dtype, inputs, layout=layout)
         if isinstance(answer, Refusal):
             if answer.undeclared:
-                raise Undeclared(contract.name)
+                self.undeclare(contract)
             raise NoAnswer(Failure("refused a legal case", contract.name, inputs, (answer.message,)))
         if isinstance(answer, Misbehaviour):
             raise NoAnswer(Failure(answer.kind, contract.name, inputs, (answer.message,)))
@@ -71,6 +72,11 @@ class Subject:
         outputs = {name: self._decoded(contract, inputs, name, raw, dtype) for name, raw in named.items()}
         self._check_presence(contract, inputs, set(outputs))
         return outputs
+
+    def undeclare(self, contract: Contract) -> NoReturn:
+        """Take an operation off the list for good: it said on its first call that it is not implemented."""
+        self.declared.discard(contract.name)
+        raise Undeclared(contract.name)
 
     def _decoded(self, contract: Contract, inputs: Inputs, name: str, raw: object, dtype: str) -> np.ndarray:
         try:

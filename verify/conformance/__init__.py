@@ -9,6 +9,7 @@ from verify.contract import CONTRACTS
 
 
 def claims() -> list[Claim]:
-    """All conformance claims, by operation, the most telling first."""
-    makers = (answers.claims, slopes.claims, refusals.claims, laws.claims, identities.claims)
-    return [claim for contract in CONTRACTS.values() for maker in makers for claim in maker(contract)]
+    """All conformance claims: general ones by operation, the most telling first; then identities, which compare operations."""
+    general = (answers.claims, slopes.claims, refusals.claims, laws.claims)
+    found = [claim for contract in CONTRACTS.values() for maker in general for claim in maker(contract)]
+    return found + [claim for contract in CONTRACTS.values() for claim in identities.claims(contract)]

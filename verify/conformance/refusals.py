@@ -6,7 +6,7 @@ from verify import cases
 from verify.claims import Claim, Evidence, Run
 from verify.contract import Contract
 from verify.protocol import Misbehaviour, Refusal
-from verify.subject import Failure, Result, Undeclared
+from verify.subject import Failure, Result
 
 
 def claims(contract: Contract) -> Iterator[Claim]:
@@ -29,7 +29,7 @@ def _refused(run: Run, contract: Contract, case: cases.Invalid) -> Result:
     answer = run.subject.session.run(contract.name, run.subject.dtype, case.inputs, layout=case.layout)
     if isinstance(answer, Refusal):
         if answer.undeclared:
-            raise Undeclared(contract.name)
+            run.subject.undeclare(contract)
         return Result(0.0, None)
     if isinstance(answer, Misbehaviour):
         return Result(0.0, Failure(answer.kind, contract.name, case.inputs, (answer.message,)))

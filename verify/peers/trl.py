@@ -45,7 +45,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
-from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RewardTrainer, RLOOTrainer, __version__
+from trl import (
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOTrainer,
+    RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    __version__,
+)
 from trl.experimental.cpo import CPOTrainer, cpo_trainer
 from trl.experimental.orpo import ORPOTrainer, orpo_trainer
 from trl.rewards import get_soft_overlong_punishment
@@ -95,17 +104,13 @@ def rso_hinge(*, beta: float, **logps: Array) -> Outputs:
     return _direct("hinge", logps, beta=beta, label_smoothing=0.0)
 
 
-def ipo_length_normalized(
-    *, chosen_lengths: Array, rejected_lengths: Array, beta: float, **logps: Array
-) -> Outputs:
+def ipo_length_normalized(*, chosen_lengths: Array, rejected_lengths: Array, beta: float, **logps: Array) -> Outputs:
     """Loss type ipo; the lengths are what TRL counts in completion_mask."""
     lengths = np.stack([chosen_lengths, rejected_lengths], axis=1)
     return _direct("ipo", logps, lengths, beta=beta, label_smoothing=0.0)
 
 
-def kto(
-    *, policy_logps: Array, reference_logps: Array, desirable: Array, reference_point: float, **plain: float
-) -> Outputs:
+def kto(*, policy_logps: Array, reference_logps: Array, desirable: Array, reference_point: float, **plain: float) -> Outputs:
     """One completion a call, beside a mismatched one whose log-ratio, z0, is the reference point."""
     trainer = _kto_trainer(**plain)
 
@@ -115,7 +120,7 @@ def kto(
         reward = _metric(trainer, "rewards/chosen" if label else "rewards/rejected")
         return [loss.item(), *_gradient(loss, policy), reward]
 
-    examples = zip(policy_logps, reference_logps, desirable, strict=True)
+    examples = np.stack([policy_logps, reference_logps, desirable], axis=1)
     rows = [example(_leaf([policy]), _tensor([fixed]), bool(label)) for policy, fixed, label in examples]
     return _columns(("losses", "grad_policy_logps", "rewards"), rows, policy_logps.dtype)
 
@@ -173,13 +178,14 @@ def linear_sequence_logps(*, hidden: Array, weight: Array, tokens: Array, respon
     """The head that TRL fuses into the models it trains: minus the loss of one row, divided by one item."""
     states, head, labels = _leaf(hidden), _leaf(weight), _labels(tokens, response_mask)
 
-    def row(index: int) -> tuple[Tensor, Tensor]:
-        model, rows = _LinearModel(states[index : index + 1], head), labels[index : index + 1]
+    def row(hidden_row: Tensor, labels_row: Tensor) -> tuple[Tensor, Tensor]:
+        model = _LinearModel(hidden_row[None], head)
         add_fused_lm_head(model)  # type: ignore[arg-type]
-        output = model.forward(labels=rows, fused_lm_head=True, num_items_in_batch=1)
+        output = model.forward(labels=labels_row[None], fused_lm_head=True, num_items_in_batch=1)
         return -output.loss, output.label_mask.sum()
 
-    logps, lengths = (torch.stack(column) for column in zip(*map(row, range(len(labels))), strict=True))
+    rows = [row(*pair) for pair in zip(states, labels, strict=True)]
+    logps, lengths = (torch.stack(column) for column in zip(*rows, strict=True))
     gradients = torch.autograd.grad(logps.sum(), (states, head))
     outputs = {"logps": logps.detach().to(states.dtype), "lengths": lengths}
     outputs |= dict(zip(("grad_hidden", "grad_weight"), gradients, strict=True))
@@ -195,7 +201,7 @@ def ppo_policy(*, clip_low: float, clip_high: float, **tokens: Array) -> Outputs
 def grpo(*, clip_low: float, clip_high: float, beta: float, advantages: Array, **tokens: Array) -> Outputs:
     """Each token under the advantage of its sequence."""
     trainer = _grpo_trainer("grpo", beta=beta, epsilon_low=clip_low, epsilon_high=clip_high)
-    per_token = np.broadcast_to(advantages[:, None], tokens["logps"].shape)
+    per_token = np.repeat(advantages[:, None], tokens["logps"].shape[1], axis=1)
     return _surrogate(trainer, **tokens, advantages=per_token)
 
 
@@ -217,19 +223,19 @@ def constant_mean(*, token_losses: Array, mask: Array, max_length: int) -> Outpu
 def advantages_grpo(*, rewards: Array) -> Outputs:
     """TRL computes in float32, whatever the rewards."""
     summed = {"multi_objective_aggregation": "sum_then_normalize", "scale_rewards": "group"}
-    return _advantages(GRPOTrainer, rewards, _grpo_generated, **summed)
+    return _advantages(GRPOTrainer, GRPOConfig, rewards, _grpo_generated, **summed)
 
 
 def advantages_dr_grpo(*, rewards: Array) -> Outputs:
     """TRL computes in float32, whatever the rewards."""
     summed = {"multi_objective_aggregation": "sum_then_normalize", "scale_rewards": "none"}
-    return _advantages(GRPOTrainer, rewards, _grpo_generated, **summed)
+    return _advantages(GRPOTrainer, GRPOConfig, rewards, _grpo_generated, **summed)
 
 
 def advantages_rloo(*, rewards: Array) -> Outputs:
     """TRL computes in float32, whatever the rewards."""
     plain = {"reward_clip_range": None, "normalize_advantages": False}
-    return _advantages(RLOOTrainer, rewards, _rloo_generated, **plain)
+    return _advantages(RLOOTrainer, RLOOConfig, rewards, _rloo_generated, **plain)
 
 
 def overlong_penalty(*, lengths: Array, max_length: int, cache_length: int) -> Outputs:
@@ -304,7 +310,10 @@ def _columns(names: tuple[str, ...], rows: list[list[float]], dtype: np.dtype) -
 
 
 def _labels(tokens: Array, response_mask: Array) -> Tensor:
-    return _tensor(np.where(response_mask, tokens, -100))
+    """Tokens where the mask is true, -100 elsewhere."""
+    labels = np.full_like(tokens, -100)
+    labels[response_mask] = tokens[response_mask]
+    return _tensor(labels)
 
 
 def _sequences(lengths: Array) -> dict[str, Tensor]:
@@ -351,9 +360,7 @@ def _kto_trainer(**settings: float) -> Any:
     return _trainer(KTOTrainer, loss_type="kto", calculate_KL=True, precompute_ref_logps=True, **settings)
 
 
-def _kto_loss(
-    trainer: Any, completion: tuple[Tensor, Tensor], mismatched: tuple[Tensor, Tensor], desirable: bool
-) -> Tensor:
+def _kto_loss(trainer: Any, completion: tuple[Tensor, Tensor], mismatched: tuple[Tensor, Tensor], desirable: bool) -> Tensor:
     """One completion and M mismatched ones, each as (policy, reference); TRL scores the latter first."""
     model = _Model(_scored(mismatched[0][:, None]), _scored(completion[0][:, None]))
     others = {f"KL_{name}": value for name, value in _sequences(np.ones(len(mismatched[0]), int)).items()}
@@ -429,9 +436,8 @@ def _surrogate(
         loss = _grpo_loss(trainer, padded[0], advantage, padded[3], **fixed)
         return [loss.item(), *_gradient(loss, logp), _metric(trainer, "clip_ratio/region_mean")]
 
-    fixed = zip(*map(np.ravel, (old_logps, reference_logps, advantages, mask)), strict=True)
-    tokens = zip(logps.ravel(), fixed, strict=True)
-    rows = [token(_leaf([logp]), *(_tensor([value]) for value in values)) for logp, values in tokens]
+    tokens = np.stack([logps, old_logps, reference_logps, advantages, mask], axis=-1).reshape(-1, 5)
+    rows = [token(_leaf(numbers[:1]), *_tensor(numbers[1:, None])) for numbers in tokens]
     flat = _columns(("token_losses", "grad_logps", "clipped"), rows, logps.dtype)
     shaped = {name: values.reshape(logps.shape) for name, values in flat.items()}
     return shaped | {"clipped": shaped["clipped"] > 0}
@@ -454,11 +460,15 @@ def _rloo_generated(ids: list[list[int]], texts: list[str]) -> tuple:
     return ids, ids, texts
 
 
-def _advantages(kind: type, rewards: Array, generated: Callable[..., tuple], **settings: Any) -> Outputs:
-    """What the trainer makes of N groups of G completions whose reward function answers rewards [N,G]."""
-    count, group = rewards.size, rewards.shape[1]
-    steps = {"steps_per_generation": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": count}
-    arguments = SimpleNamespace(gradient_checkpointing_kwargs=None, report_to=[], **steps)
+def _advantages(kind: type, config: type, rewards: Array, generated: Callable[..., tuple], **settings: Any) -> Outputs:
+    """What the trainer makes of N groups of G completions whose reward function answers rewards [N,G].
+
+    Its config is a real one: that is where TRL refuses groups of one.
+    """
+    prompts, group = rewards.shape
+    count = prompts * group
+    batches = {"per_device_train_batch_size": count, "per_device_eval_batch_size": count}
+    arguments = config(num_generations=group, use_cpu=True, bf16=False, report_to=[], **batches)
     settings |= {"args": arguments, "num_iterations": 1, "num_generations_eval": group, "beta": 0.0}
     trainer = _trainer(kind, **settings)
     scoring = {"reward_funcs": [lambda **_: rewards.ravel().tolist()], "reward_func_names": ["reward"]}
