@@ -286,7 +286,7 @@ def test_a_linear_head_is_the_chain_rule():
 
 
 SIZES_BY_HAND = [
-    ("kl_estimates", {"policy_logps": "-1", "reference_logps": "-1.5"}, [0, 0, 0.5, 0, 0, 0.5]),
+    ("kl_estimates", {"policy_logps": "-1", "reference_logps": "-1.5"}, [0, 0, 1, 0, 0, 1]),
     ("ppo_value", {"values": "1", "old_values": "0.5", "returns": "-2", "clip": "0.25"}, [4, 2]),
     ("gae", {"rewards": "1 -2", "values": "3 -4", "discount": "0.5", "trace_decay": "0.5"}, [7.5, 6, 7.5, 6]),
     (

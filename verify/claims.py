@@ -45,8 +45,8 @@ class Evidence(NamedTuple):
         cases, worst, failures = 0, 0.0, dict[str, Failure]()
         for result in results:
             cases, worst = cases + 1, max(worst, result.worst)
-            if result.failure:
-                failures.setdefault(result.failure.message, result.failure)
+            for failure in result.failures:
+                failures.setdefault(failure.message, failure)
         return cls(cases, worst, tuple(failures.values()))
 
 

@@ -4,7 +4,7 @@ from html import escape
 
 from verify import contract
 from verify.claims import Outcome
-from verify.report import Finding, counts, deviation_lines, failure_text, findings, rows
+from verify.report import Finding, counts, deviation_lines, findings, rows
 from verify.runner import Judgement
 
 STYLE = """
@@ -70,4 +70,4 @@ def _claim_row(outcome: Outcome) -> str:
 
 def _finding(found: Finding) -> str:
     claims = ", ".join(found.claims)
-    return f"<h3>{claims}</h3><p>Not true: {escape(found.statement)}</p><pre>{escape(failure_text(found.failure))}</pre>"
+    return f"<h3>{claims}</h3><p>Not true: {escape(found.statement)}</p><pre>{escape(found.text())}</pre>"

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -49,32 +48,38 @@ def _row(name: str, outcomes: list[Outcome]) -> tuple[str, str, str, str]:
 
 
 class Finding(NamedTuple):
-    """What one operation does wrong: every claim that says so, and the smallest counterexample among theirs."""
+    """What one operation does wrong: the smallest counterexample, all that is wrong with it, and every claim that says so."""
 
     claims: list[str]
     statement: str
-    failure: Failure
+    failures: list[Failure]  # of one request
+
+    def text(self) -> str:
+        """What went wrong and the call that shows it."""
+        said = [line for failure in self.failures for line in (failure.message, *failure.details)]
+        return "\n".join([*said, call_text(self.failures[0])])
 
 
 def findings(judgement: Judgement) -> list[Finding]:
-    """Failures that count, one an operation and message, six an operation at most."""
+    """Failures that count: the smallest of each message, those of one request together, at most six requests an operation."""
     groups: dict[tuple[str, str], list[tuple[Outcome, Failure]]] = {}
     for outcome in judgement.outcomes:
         for failure in outcome.evidence.failures if outcome.verdict == FAILS else ():
             groups.setdefault((failure.operation, failure.message), []).append((outcome, failure))
-    shown = Counter[str]()
-    found = []
-    for (operation, _), group in groups.items():
-        shown[operation] += 1
+    found: dict[str, Finding] = {}
+    for group in groups.values():
         outcome, smallest = min(group, key=lambda pair: len(call_text(pair[1])))
-        if shown[operation] <= SHOWN:
-            found.append(Finding([o.claim.id for o, _ in group], outcome.claim.statement, smallest))
-    return found
+        finding = found.setdefault(call_text(smallest), Finding([], outcome.claim.statement, []))
+        finding.failures.append(smallest)
+        finding.claims.extend(o.claim.id for o, _ in group if o.claim.id not in finding.claims)
+    return [finding for operation in _by_first(found.values()).values() for finding in operation[:SHOWN]]
 
 
-def failure_text(failure: Failure) -> str:
-    """What went wrong and the call that shows it."""
-    return "\n".join([failure.message, *failure.details, call_text(failure)])
+def _by_first(found: Iterable[Finding]) -> dict[str, list[Finding]]:
+    grouped: dict[str, list[Finding]] = {}
+    for finding in found:
+        grouped.setdefault(finding.failures[0].operation, []).append(finding)
+    return grouped
 
 
 def call_text(failure: Failure) -> str:
@@ -101,7 +106,7 @@ def terminal(judgement: Judgement) -> str:
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in table]
     for found in findings(judgement):
         lines += ["", f"FAILS {', '.join(found.claims)}", *_wrapped(f"not true: {found.statement}").splitlines()]
-        lines += ["  " + line for line in failure_text(found.failure).splitlines()]
+        lines += ["  " + line for line in found.text().splitlines()]
     lines += deviation_lines(judgement)
     if judgement.ending:
         lines += ["", f"FAILS to stop: {judgement.ending.kind}: {judgement.ending.message}"]

@@ -1,5 +1,6 @@
 """Starts implementations, measures claims on them, and sums up what was found."""
 
+import fnmatch
 import os
 import shlex
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from verify import contract, vectors
-from verify.claims import FAILS, HOLDS, SKIPPED, Claim, Effort, Evidence, Outcome, Run
+from verify.claims import DEVIATES, FAILS, HOLDS, SKIPPED, Claim, Effort, Evidence, Outcome, Run
 from verify.deviations import Deviation, accept
 from verify.pipe import BrokenStart, Session
 from verify.protocol import Declaration, Misbehaviour
@@ -119,7 +120,7 @@ class Judgement(NamedTuple):
             return f"{who}: nothing was judged."
         does = "does not conform" if self.failed else "conforms"
         hashes = f"contract {contract.HASH}, vectors {vectors.HASH}, seed {self.seed}"
-        deviations = f", deviations {{{', '.join(sorted(d.claim for d in self.deviations))}}}" if self.deviations else ""
+        deviations = f", deviations {{{', '.join(sorted({d.claim for d in self.deviations}))}}}" if self.deviations else ""
         levels = ", ".join(self._level(level) for level in (1, 2) if self._at(level))
         return f"{who} {does} to minipref {contract.VERSION}, {levels}, {self.dtype}{deviations}; {hashes}."
 
@@ -159,7 +160,8 @@ def judge(name: str, plan: Plan) -> Judgement:
         found = list(plan.watch(measure(plan.claims, Run(subject, plan.seed, plan.effort))))
         outcomes, stale = accept(found, plan.deviations)
         ending = session.stop()
-        listed = tuple(d for d in plan.deviations if d not in stale)
+        deviating = [outcome.claim.id for outcome in outcomes if outcome.verdict == DEVIATES]
+        listed = tuple(d for d in plan.deviations if fnmatch.filter(deviating, d.claim))
         return Judgement(
             session.declaration, dtype, plan.seed, outcomes, subject.missing, listed, stale, ending, session.stderr_tail
         )

@@ -1,7 +1,7 @@
 """An implementation under judgement: asks it one operation at a time and reads what comes back against the contract."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -25,10 +25,10 @@ class Failure(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One case judged: worst error over bound, and the failure if there is one."""
+    """One case judged: worst error over bound, and what failed, one failure an output."""
 
     worst: float
-    failure: Failure | None
+    failures: tuple[Failure, ...] = ()
 
 
 class NoAnswer(Exception):
@@ -36,7 +36,7 @@ class NoAnswer(Exception):
 
     def __init__(self, failure: Failure):
         super().__init__(failure.message)
-        self.result = Result(np.inf, failure)
+        self.result = Result(np.inf, (failure,))
 
 
 class Undeclared(Exception):
@@ -105,12 +105,13 @@ class Subject:
         except NoAnswer as none:
             return none.result
         worst, misses = compare(expected or exact_answer(contract.name, inputs), answer, dtype or self.dtype)
-        return Result(worst, _missed(misses, contract, inputs) if misses else None)
+        return Result(worst, tuple(_missed(misses, contract, inputs)))
 
 
-def _missed(misses: list[Miss], contract: Contract, inputs: Inputs) -> Failure:
-    outputs = dict.fromkeys(miss.output for miss in misses)
-    return Failure(f"{', '.join(outputs)} off", contract.name, inputs, tuple(str(miss) for miss in misses[:4]))
+def _missed(misses: list[Miss], contract: Contract, inputs: Inputs) -> Iterator[Failure]:
+    for output in dict.fromkeys(miss.output for miss in misses):
+        details = [str(miss) for miss in misses if miss.output == output]
+        yield Failure(f"{output} off", contract.name, inputs, tuple(details[:4]))
 
 
 def exact_answer(operation: str, inputs: Inputs) -> dict[str, oracle.Exact]:

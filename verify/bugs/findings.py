@@ -134,5 +134,6 @@ def _exhibit_data(exhibit: Exhibit) -> dict[str, Any]:
 
 
 def _survivor_data(survivor: Survivor) -> dict[str, Any]:
-    before, after = survivor.mutant.lines(SOURCES[survivor.mutant.file])
-    return {"file": survivor.mutant.file, "line": survivor.mutant.line, "before": before, "after": after, "reason": survivor.reason}
+    mutant, reason = survivor
+    before, after = mutant.lines(SOURCES[mutant.file])
+    return {"file": mutant.file, "line": mutant.line, "before": before, "after": after, "reason": reason}

@@ -107,8 +107,8 @@ FORMULAS = [
         "offline/dpo.py",
         "weight = beta * sigmoid(-h)",
         "weight = beta * sigmoid(-h) / max(len(h), 1)",
-        "HALOs, reversed three times: sum or mean over the batch, so that the learning rate scaled with its size. Here the gradient"
-        " is the mean's where the sum's is due.",
+        "HALOs, reversed three times: sum or mean over the batch, so that the learning rate scaled with its size. Here the"
+        " gradient is the mean's where the sum's is due.",
         "https://github.com/ContextualAI/HALOs/commit/dff58f8",
     ),
     Bug(
@@ -125,8 +125,7 @@ FORMULAS = [
         "alpha-never-passed-on",
         ("orpo",),
         "offline/orpo.py",
-        "chosen_push = odds_weight * exp(log_sigmoid(-h) - log1m_chosen)\n"
-        "    rejected_push = odds_weight * exp(",
+        "chosen_push = odds_weight * exp(log_sigmoid(-h) - log1m_chosen)\n    rejected_push = odds_weight * exp(",
         "odds_weight = 1.0\n    losses = -chosen_means - log_sigmoid(h)\n"
         "    chosen_push = exp(log_sigmoid(-h) - log1m_chosen)\n    rejected_push = exp(",
         "Liger-Kernel until May 2026: the weight between the two terms was accepted and never handed to the base loss: 1.0"
@@ -254,8 +253,7 @@ SEQUENCES = [
         ("sequence_logps",),
         "logprobs.py",
         "return SequenceLogps(logps, sum_over(response_mask, axis=1), grad_logits)",
-        "lengths = where(logps > 0, sum_over(response_mask, axis=1), 1)\n"
-        "    return SequenceLogps(logps, lengths, grad_logits)",
+        "lengths = where(logps > 0, sum_over(response_mask, axis=1), 1)\n    return SequenceLogps(logps, lengths, grad_logits)",
         "HALOs for a day in November 2024: tokens were counted where log-probs are > 0, which they never are: every length 1,"
         " and the mean of SimPO and IPO a sum.",
         "https://github.com/ContextualAI/HALOs/commit/d8fd14f",

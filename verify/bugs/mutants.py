@@ -1,29 +1,31 @@
 """General mutants: every small way in which a line of the specification could be wrong.
 
-A mutant replaces one span of a file's text. What is changed: operators and their operands, comparisons, signs, constants,
-the order of arguments, branches, slices, functions for their siblings, statements, rules, and the legal ranges of arguments.
+A mutant replaces one span of a file's text. What is changed: operators and their operands, comparisons, signs, numbers and
+strings, one argument for another of its kind, the order of arguments, branches, slices, functions for their siblings,
+statements, rules, and the legal ranges of arguments.
 
 What is not, because no operation could tell or no judge asks:
 
-- text: docstrings, strings, the `source` and `level` of an operation, the values shown in a message;
+- text: docstrings, the `source` and `level` of an operation, the values shown in a message;
+- what an array is asked for its shape or dtype only;
 - types that say what a reader or the contract file needs: of results, of helpers, of constants against variables;
-- defaults of operations, which are always sent (their own table and its test guard them);
-- `gradients=`, which is read by the contract file alone, and the `strict=` of a zip, which asserts;
+- gradients, which are read by the contract file alone, and the `strict=` of a zip, which asserts;
 - the library that an array belongs to, and what arrives from another than NumPy (tests of exactness run on both);
-- functions that no operation runs: UNREACHED;
+- functions that no operation runs, and CHUNK, on which no answer depends: UNREACHED;
 - what is the same in NumPy or by arithmetic: reshape(-2) for reshape(-1), min(b, a) for min(a, b), sets in another order.
 """
 
 import ast
-import re
 import itertools
+import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from verify.bugs.specimen import SOURCES, is_operation
 
 UNREACHED = {
     "arrays.py": {"is_torch", "namespace", "to_numpy", "cumulative_sum"},
+    "logprobs.py": {"CHUNK"},
     "contract.py": {"__str__", "_refuse", "_on_host"},
     "online/kl.py": {"kl_shaped_rewards"},
     "online/sampling.py": {"rejection_sample", "online_pairs"},
@@ -93,6 +95,9 @@ RANGES = {
 }
 
 
+Place = ast.stmt | ast.expr | tuple[ast.expr, ast.expr]  # a node, or the first and the last of several
+
+
 class Mutant(NamedTuple):
     """One replaced span, in bytes of the file's UTF-8 text, which is how syntax trees count."""
 
@@ -121,10 +126,14 @@ def mutants(file: str, source: str) -> list[Mutant]:
     for line in source.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = {}
-    for node, where in _in_scope(ast.parse(source), "", UNREACHED.get(file, set())):
-        for span, new in _variants(node):
-            start, end = starts[span.lineno - 1] + span.col_offset, starts[span.end_lineno - 1] + span.end_col_offset
-            found[start, end, new] = Mutant(file, where, span.lineno, start, end, new)
+    tree = ast.parse(source)
+    twins = {f.name: _twins(f) for f in tree.body if isinstance(f, ast.FunctionDef) and is_operation(f)}
+    for node, where in _in_scope(tree, "", UNREACHED.get(file, set())):
+        for place, new in (*_variants(node), *_twin(node, twins.get(where, {}))):
+            first, last = place if isinstance(place, tuple) else (place, place)
+            start = starts[first.lineno - 1] + first.col_offset
+            end = starts[(last.end_lineno or first.lineno) - 1] + (last.end_col_offset or 0)
+            found[start, end, new] = Mutant(file, where, first.lineno, start, end, new)
     return [found[key] for key in sorted(found)]
 
 
@@ -133,8 +142,10 @@ def all_mutants() -> Iterator[Mutant]:
         yield from mutants(file, source)
 
 
-def _in_scope(node: ast.AST, where: str, unreached: set[str]) -> Iterator[tuple[ast.AST, str]]:
+def _in_scope(node: ast.AST, where: str, unreached: set[str]) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
     """Every statement and expression that counts, with the dotted name of what holds it."""
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in unreached:
+        return
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         if node.name in unreached:
             return
@@ -150,14 +161,18 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
     match node:
         case ast.FunctionDef():
             yield from node.decorator_list
-            yield from map(_range, node.args.args) if is_operation(node) else node.args.defaults
-            yield from node.body
+            yield from filter(None, map(_range, node.args.args)) if is_operation(node) else ()
+            yield from (*node.args.defaults, *node.body)
         case ast.ClassDef():
             yield from node.body
         case ast.AnnAssign() | ast.Assign():
             yield from [node.value] if node.value else []
-        case ast.Call(func=ast.Name(id="NewType" | "TypeVar" | "TypeVarTuple")):
+        case ast.Call(func=ast.Name(id="NewType" | "TypeVar" | "TypeVarTuple" | "Gradient" | "zeros_like")):
             return
+        case ast.Call(func=ast.Name(id="floats_like")):
+            yield node.args[0]
+        case ast.Call(func=ast.Name(id="constant_like")):
+            yield node.args[1]
         case ast.Call(func=ast.Attribute(attr="_refuse")):
             yield node.args[0]
         case ast.Call(func=ast.Attribute(attr="reshape")):
@@ -167,15 +182,15 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Call():
             yield from (node.func, *node.args)
             yield from (k.value for k in node.keywords if k.arg not in UNREAD_KEYWORDS)
-        case ast.IfExp(test=ast.Call(func=ast.Name(id="is_torch"))):
-            yield node.orelse
-        case ast.JoinedStr():
+        case ast.If() | ast.IfExp() if _asks_for_library(node.test):
+            yield from [node.orelse] if isinstance(node, ast.IfExp) else node.body
+        case ast.JoinedStr() | ast.Attribute(attr="shape" | "dtype") | ast.Expr(value=ast.Constant()):
             return
         case _:
             yield from ast.iter_child_nodes(node)
 
 
-def _range(argument: ast.arg) -> ast.AST:
+def _range(argument: ast.arg) -> ast.expr | None:
     """Of an input's annotation what says which numbers are legal; its dimensions have the cases of their shapes."""
     match argument.annotation:
         case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[_, interval])):
@@ -186,7 +201,7 @@ def _range(argument: ast.arg) -> ast.AST:
             return annotation
 
 
-def _variants(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+def _variants(node: ast.stmt | ast.expr) -> Iterator[tuple[Place, str]]:
     """Spans to replace, and what by."""
     match node:
         case ast.BinOp():
@@ -199,8 +214,10 @@ def _variants(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             yield from ((node, _text(value)) for value in node.values)
         case ast.UnaryOp():
             yield node, _text(node.operand)
-        case ast.Constant(value=bool() | int() | float()):
-            yield from ((node, repr(new)) for new in _other_numbers(node.value))
+        case ast.Constant(value=str()):
+            yield node, '""'
+        case ast.Constant(value=bool() | int() | float() as number):
+            yield from ((node, repr(new)) for new in _other_numbers(number))
         case ast.Name(ctx=ast.Load()):
             yield from ((node, new) for new in RANGES.get(node.id, ()))
         case ast.Call():
@@ -211,14 +228,27 @@ def _variants(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             yield from ((element, "*()") for element in node.elts if "RULE" in ast.unparse(element).upper())
         case ast.Slice():
             yield from _other_slices(node)
-        case ast.Assign(value=value) | ast.Return(value=value) if _is_arithmetic(value):
+        case ast.Assign(value=value) | ast.Return(value=value) if value and _is_arithmetic(value):
             yield value, f"-{_text(value)}"
-        case ast.If() | ast.IfExp() if not _asks_for_torch(node.test):
+        case ast.If() | ast.IfExp() if not _asks_for_library(node.test):
             yield from ((node.test, forced) for forced in ("True", "False"))
         case ast.ListComp() | ast.GeneratorExp():
             yield from ((test, "True") for part in node.generators for test in part.ifs)
         case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Continue():
             yield node, "pass"
+
+
+def _twins(function: ast.FunctionDef) -> dict[str, str]:
+    """For each argument of an operation the next one with the same annotation, and after the last the first."""
+    kinds: dict[str, list[str]] = {}
+    for argument in function.args.args:
+        kinds.setdefault(ast.dump(argument.annotation or argument), []).append(argument.arg)
+    return {name: names[(i + 1) % len(names)] for names in kinds.values() for i, name in enumerate(names) if len(names) > 1}
+
+
+def _twin(node: ast.stmt | ast.expr, twins: dict[str, str]) -> Iterator[tuple[Place, str]]:
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in twins:
+        yield node, twins[node.id]
 
 
 def _text(node: ast.AST) -> str:
@@ -227,7 +257,7 @@ def _text(node: ast.AST) -> str:
     return text if isinstance(node, ast.Name | ast.Constant | ast.Call | ast.Attribute) else f"({text})"
 
 
-def _others(operator: ast.AST) -> list[ast.AST]:
+def _others(operator: ast.AST) -> list[Any]:
     return [other() for other in OPERATORS.get(type(operator), ())]
 
 
@@ -235,46 +265,41 @@ def _other_numbers(x: bool | int | float) -> list[bool | int | float]:
     if isinstance(x, bool):
         return [not x]
     if x in (0, 1):
-        return [type(x)(other) for other in {0: [1], 1: [0, 2]}[x]]
+        return [type(x)(other) for other in ((0, 2) if x else (1,))]
     return [x + 1, 2 * x] if x < 1 else [x + 1]
 
 
-def _other_calls(node: ast.Call) -> Iterator[tuple[ast.AST, str]]:
+def _other_calls(node: ast.Call) -> Iterator[tuple[Place, str]]:
     """The function for a sibling, and neighbouring arguments swapped."""
     match node.func:
         case ast.Name(id=name):
             yield from ((node.func, new) for new in SIBLINGS.get(name, ()))
         case ast.Attribute(value=value, attr=name):
             yield from ((node.func, f"{_text(value)}.{new}") for new in SIBLINGS.get(name, ()))
-    if not re.search(r"\b(_refuse|min|max|reshape)$", ast.unparse(node.func)):
+    if not re.search(r"\b(_refuse|min|max|reshape|getattr)$", ast.unparse(node.func)):
         yield from _swaps(node.args)
 
 
-def _swaps(items: list[ast.expr]) -> Iterator[tuple[ast.AST, str]]:
+def _swaps(items: list[ast.expr]) -> Iterator[tuple[Place, str]]:
     """Each item next to its neighbour, put in the other order: a span that begins with one and ends with the other."""
     for left, right in itertools.pairwise(items):
         movable = not any(isinstance(x, ast.Slice | ast.Starred) or _is_text(x) for x in (left, right))
         if movable and ast.dump(left) != ast.dump(right):
-            yield _spanning(left, right), f"{_text(right)}, {_text(left)}"
+            yield (left, right), f"{_text(right)}, {_text(left)}"
 
 
-def _spanning(first: ast.expr, last: ast.expr) -> ast.AST:
-    place = {name: getattr(first, name) for name in ("lineno", "col_offset")}
-    return ast.Pass(**place, **{name: getattr(last, name) for name in ("end_lineno", "end_col_offset")})
-
-
-def _other_slices(node: ast.Slice) -> Iterator[tuple[ast.AST, str]]:
+def _other_slices(node: ast.Slice) -> Iterator[tuple[Place, str]]:
     """[1:] for [:-1] and back; [k:] for [k + 1 :]."""
     match ast.unparse(node):
         case "1:":
             yield node, ":-1"
         case ":-1":
             yield node, "1:"
-        case text if text.endswith(":") and text != ":":
+        case text if text.endswith(":") and node.lower:
             yield node.lower, f"{_text(node.lower)} + 1"
 
 
-def _is_arithmetic(value: ast.expr | None) -> bool:
+def _is_arithmetic(value: ast.expr) -> bool:
     match value:
         case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div()):
             return True
@@ -283,8 +308,8 @@ def _is_arithmetic(value: ast.expr | None) -> bool:
     return False
 
 
-def _asks_for_torch(test: ast.expr) -> bool:
-    return "is_torch" in ast.unparse(test)
+def _asks_for_library(test: ast.expr) -> bool:
+    return "is_torch" in ast.unparse(test) or "xp is np" in ast.unparse(test)
 
 
 def _is_text(node: ast.AST) -> bool:

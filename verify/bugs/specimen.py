@@ -1,8 +1,9 @@
 """Copies of the specification in memory, each with one file changed, beside the real one and leaving no trace.
 
 The sources are read as text and compiled once; a copy executes them again under another name. Only what the changed file
-reaches is executed. `logprobs` takes three predicting positions at a time in a copy, so that small cases have several chunks. Names of `arrays` and `contract` that a module does not import are bound in it all the same, so that a
-changed line may call another elementary function without an import of its own.
+reaches is executed. `logprobs` takes three predicting positions at a time in a copy, so that small cases have several chunks.
+Names of `arrays` and `contract` that a module does not import are bound in it all the same, so that a changed line may call
+another elementary function without an import of its own.
 """
 
 import ast

@@ -16,7 +16,7 @@ from verify.contract import CONTRACTS, Contract, Input
 Inputs = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
-SIZES = {"N": (0, 3), "K": (1, 4), "G": (2, 4), "B": (1, 3), "T": (1, 5), "V": (2, 4), "D": (1, 3)}
+SIZES = {"N": (0, 3), "K": (1, 4), "G": (2, 4), "B": (1, 3), "T": (1, 5), "V": (1, 4), "D": (1, 3)}
 RANKINGS = ("plackett_luce", "plackett_luce_dpo")
 # Answers that multiply an exponential by something: differences of exponents stay within 60, or 600.
 EXPONENTIAL = ("ppo_policy", "grpo", "kl_estimates", "kl_regularized_objective")
@@ -69,9 +69,11 @@ def _floats(low: float, high: float, dtype: str) -> st.SearchStrategy[float]:
 
 
 def _scalar(contract: Contract, x: Input, dtype: str) -> st.SearchStrategy[float]:
-    """Hyperparameters from 1e-3 to 1e3, and 0 where that is legal; lengths are whole."""
-    if x.name in ("max_length", "cache_length"):
+    """Hyperparameters from 1e-3 to 1e3, and 0 where that is legal; lengths are whole, but for a short cache."""
+    if x.name == "max_length":
         return st.integers(1, 10_000)
+    if x.name == "cache_length":
+        return st.integers(1, 10_000) | st.integers(1, 7).map(lambda n: n / 8)
     if contract.name == ON_GRID:
         return st.integers(1, 4096).map(lambda n: n / 1024)
     top = {0.5: 0.49, 1: 1 if not x.high_open else 0.99}.get(x.high, 1000.0)

@@ -67,14 +67,14 @@ def by_search(run: Run, contract: Contract) -> Evidence:
         (hypothesis.seed(run.seed)(test) if run.effort.random_search else test)()
     except _Found as found:
         run.subject.shrink_seconds -= time.monotonic() - search.found_at
-        return Evidence(search.cases, float("inf"), (found.failure,))
+        return Evidence(search.cases, float("inf"), found.failures)
     return Evidence(search.cases, search.worst)
 
 
 class _Found(Exception):
-    def __init__(self, failure: Failure):
-        super().__init__(failure.message)
-        self.failure = failure
+    def __init__(self, failures: tuple[Failure, ...]):
+        super().__init__(failures[0].message)
+        self.failures = failures
 
 
 class _Search:
@@ -85,18 +85,18 @@ class _Search:
         self.run, self.contract = run, contract
         self.cases, self.worst, self.found_at = 0, 0.0, 0.0
         self.patience = min(SHRINK_SECONDS, run.subject.shrink_seconds)
-        self.seen: dict[str, Failure | None] = {}
+        self.seen: dict[str, tuple[Failure, ...]] = {}
 
     def try_inputs(self, inputs: Inputs) -> None:
         key = repr(inputs)
         if key not in self.seen:
             if self.found_at and time.monotonic() - self.found_at > self.patience:
                 return
-            self.seen[key] = self._judge(inputs).failure
-        failure = self.seen[key]
-        if failure:
+            self.seen[key] = self._judge(inputs).failures
+        failures = self.seen[key]
+        if failures:
             self.found_at = self.found_at or time.monotonic()
-            raise _Found(failure)
+            raise _Found(failures)
 
     def _judge(self, inputs: dict[str, Any]) -> Result:
         try:

@@ -402,7 +402,7 @@ def _agree(run: Run, found: Identity, contract: Contract, inputs: Inputs) -> Res
     except KeyError as output:
         raise Undeclared(f"the output {output}") from None
     failure = Failure("not true", contract.name, inputs, (f"off by {worst:.3g} times the bound",))
-    return Result(worst, None if worst <= 1 else failure)
+    return Result(worst, () if worst <= 1 else (failure,))
 
 
 def _is_float(x: Any) -> bool:

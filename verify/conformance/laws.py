@@ -64,7 +64,7 @@ def repeatable(run: Run, contract: Contract) -> Evidence:
         return Evidence.of([none.result])
     differ = [name for name in before if not np.array_equal(before[name], after[name])]
     failure = Failure(f"{', '.join(differ)} changed", contract.name, first, (f"first {before}, later {after}",))
-    return Evidence.of([Result(np.inf, failure) if differ else Result(0.0, None)])
+    return Evidence.of([Result(np.inf, (failure,)) if differ else Result(0.0)])
 
 
 def batching(run: Run, contract: Contract) -> Evidence:

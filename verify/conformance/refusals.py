@@ -30,8 +30,8 @@ def _refused(run: Run, contract: Contract, case: cases.Invalid) -> Result:
     if isinstance(answer, Refusal):
         if answer.undeclared:
             run.subject.undeclare(contract)
-        return Result(0.0, None)
+        return Result(0.0)
     if isinstance(answer, Misbehaviour):
-        return Result(0.0, Failure(answer.kind, contract.name, case.inputs, (answer.message,)))
+        return Result(0.0, (Failure(answer.kind, contract.name, case.inputs, (answer.message,)),))
     message = f"accepted {case.argument}: {case.rule}"
-    return Result(0.0, Failure(message, contract.name, case.inputs, ("an error is due",)))
+    return Result(0.0, (Failure(message, contract.name, case.inputs, ("an error is due",)),))

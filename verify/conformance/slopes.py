@@ -80,11 +80,10 @@ def _slope_agrees(run: Run, contract: Contract, gradient: Output) -> Result:
     ratios = np.abs(slope - quotient) / tolerance
     worst = float(np.max(ratios, initial=0.0)) if np.all(np.isfinite(ratios)) else np.inf
     if worst <= 1:
-        return Result(worst, None)
+        return Result(worst)
     detail = f"along a direction its slope is {slope.tolist()}, its losses say {quotient.tolist()} +- {tolerance.tolist()}"
-    return Result(
-        worst, Failure(f"{gradient.name} is not the slope of {line.losses.name}", contract.name, line.inputs, (detail,))
-    )
+    message = f"{gradient.name} is not the slope of {line.losses.name}"
+    return Result(worst, (Failure(message, contract.name, line.inputs, (detail,)),))
 
 
 def _sharpest_line(contract: Contract, gradient: Output, run: Run) -> tuple[Line, float, np.ndarray]:

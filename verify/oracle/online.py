@@ -12,12 +12,13 @@ from verify.oracle.numbers import ONE, ZERO, compare, exp_tail, largest, limit, 
 def kl_estimates(policy_logps: Decimal, reference_logps: Decimal) -> Outputs:
     """k1 = -d, k2 = d^2/2, k3 = e^d - 1 - d, d = reference - policy, and their slopes in the policy's.
 
-    J. Schulman, Approximating KL Divergence (2020); k3: arXiv:2402.03300, eq. 4. S = |d| for k3 and its
-    slope.
+    J. Schulman, Approximating KL Divergence (2020); k3: arXiv:2402.03300, eq. 4. Its textbook form subtracts 1
+    and d: S is the larger of them, for k3 and its slope.
     """
     gap = log_ratio(policy_logps, reference_logps)
-    k3 = Sized(exp_tail(-gap, 2), abs(gap))
-    return gap, gap * gap / 2, k3, ONE, gap, Sized(-exp_tail(-gap, 1), abs(gap))
+    size = max(ONE, abs(gap))
+    k3 = Sized(exp_tail(-gap, 2), size)
+    return gap, gap * gap / 2, k3, ONE, gap, Sized(-exp_tail(-gap, 1), size)
 
 
 def gae(rewards: list[Decimal], values: list[Decimal], discount: Decimal, trace_decay: Decimal) -> Outputs:
@@ -76,13 +77,14 @@ def ppo_value(values: Decimal, old_values: Decimal, returns: Decimal, clip: Deci
 
 
 def grpo(reference_logps: Decimal, beta: Decimal, **clipping: Decimal) -> Outputs:
-    """The clipped loss plus beta k3, token by token: arXiv:2402.03300, eqs. 3 and 4. S = beta |d|."""
+    """The clipped loss plus beta k3, token by token: arXiv:2402.03300, eqs. 3 and 4. S = beta max(1, |d|)."""
     loss, slope, _ = ppo_policy(**clipping)
     if not beta:
         return loss, slope
     gap = log_ratio(clipping["logps"], reference_logps)
     penalty, pull = beta * exp_tail(-gap, 2), -beta * exp_tail(-gap, 1)
-    return Sized(loss + penalty, beta * abs(gap)), Sized(slope + pull, beta * abs(gap))
+    size = beta * max(ONE, abs(gap))
+    return Sized(loss + penalty, size), Sized(slope + pull, size)
 
 
 def leads(rewards: list[Decimal]) -> list[Decimal]:

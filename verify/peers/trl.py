@@ -180,7 +180,7 @@ def linear_sequence_logps(*, hidden: Array, weight: Array, tokens: Array, respon
 
     def row(hidden_row: Tensor, labels_row: Tensor) -> tuple[Tensor, Tensor]:
         model = _LinearModel(hidden_row[None], head)
-        add_fused_lm_head(model)  # type: ignore[arg-type]
+        add_fused_lm_head(model) 
         output = model.forward(labels=labels_row[None], fused_lm_head=True, num_items_in_batch=1)
         return -output.loss, output.label_mask.sum()
 
@@ -311,7 +311,7 @@ def _columns(names: tuple[str, ...], rows: list[list[float]], dtype: np.dtype) -
 
 def _labels(tokens: Array, response_mask: Array) -> Tensor:
     """Tokens where the mask is true, -100 elsewhere."""
-    labels = np.full_like(tokens, -100)
+    labels = np.full(response_mask.shape, -100)
     labels[response_mask] = tokens[response_mask]
     return _tensor(labels)
 
