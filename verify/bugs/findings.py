@@ -6,6 +6,7 @@ from verify.bugs.museum import Bug
 from verify.bugs.mutants import Mutant
 from verify.bugs.specimen import SOURCES
 from verify.bugs.trials import Trial
+from verify.vectors.notes import NOTES
 
 KILLED_AT_LEAST = 0.98
 LISTED_AT_MOST = 0.025
@@ -97,13 +98,14 @@ def text(found: Findings) -> str:
 
 def _bug_lines(exhibit: Exhibit) -> list[str]:
     bug, operation, catch = exhibit
-    head = f"  {bug.id:<38} {operation:<24} {catch or 'NOT CAUGHT'}"
+    flags = [note.flag for note in NOTES if note.bug == bug.id and catch and catch.trial and note.flag in catch.trial.flags]
+    head = f"  {bug.id:<40} {operation:<24} {' '.join([str(catch or 'NOT CAUGHT'), *flags])}"
     return [head, f"      {catch.message[:120] if catch else bug.history}"]
 
 
 def _control_line(exhibit: Exhibit) -> str:
     verdict = f"ACCUSED by {exhibit.catch}: {exhibit.catch.message}" if exhibit.catch else "acquitted"
-    return f"  {exhibit.bug.id:<38} {exhibit.operation:<24} {verdict}"
+    return f"  {exhibit.bug.id:<40} {exhibit.operation:<24} {verdict}"
 
 
 def _survivor_lines(survivor: Survivor) -> list[str]:

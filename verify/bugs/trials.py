@@ -38,6 +38,7 @@ class Trial(NamedTuple):
     arguments: dict[str, Any]
     expected: Mapping[str, Exact] | None
     complaint: str = ""  # the pattern that its message begins with
+    flags: tuple[str, ...] = ()  # of the vector that it is
     accepted: dict[str, np.ndarray] | None = None  # an answer that was judged right: the same bits need no judge
 
 
@@ -143,9 +144,9 @@ def _says_precision(contract: Contract) -> bool:
 
 def _vectors(contract: Contract) -> Iterator[Trial]:
     for vector in vectors.load(contract.name):
-        flags = f" ({', '.join(vector.case.flags)})" if vector.case.flags else ""
         for dtype in vector.dtypes:
-            yield _legal(contract, f"vector {vector.id}{flags}", dtype, vector.case.inputs, vector.expected)
+            trial = _legal(contract, f"vector {vector.id}", dtype, vector.case.inputs, vector.expected)
+            yield trial._replace(flags=vector.case.flags)
 
 
 def _polluted(contract: Contract, seed: int) -> Iterator[Trial]:
