@@ -1,10 +1,10 @@
 """The only file that knows array libraries. Everything above it is one text for NumPy, PyTorch, JAX and CuPy.
 
 The elementwise functions are accurate to 4 units in the last place over the whole finite range, subnormals included, in
-float32 and float64; reductions to log2(V) + 4 units of their largest term. No exponential grows: exp sees arguments <= 0.
+float32 and float64; reductions to log2(V) + 4 units of their largest term. In the functions below no exponential grows.
 
     softplus(x)    = max(x, 0) + log1p(e^-|x|)
-    log_sigmoid(x) = -softplus(-x)                  never log(sigmoid(x)), which is -inf below -745
+    log_sigmoid(x) = -softplus(-x)                  never log(sigmoid(x)), which underflows to -inf
     sigmoid(x)     = e^min(x, 0) / (1 + e^-|x|)
     log1mexp(a)    = log(1 - e^a), a < 0            Maechler 2012, "Accurately computing log(1 - exp(-|a|))", eq. 7
 """

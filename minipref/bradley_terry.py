@@ -10,13 +10,13 @@ Bradley & Terry 1952; with a margin m: Touvron et al. 2023, arXiv:2307.09288v2, 
 Plackett 1975, Luce 1959; as in Rafailov et al. 2023, arXiv:2305.18290v3, appendix A.3, equation 18. A ranking is a row of
 choices, each of the best of what is left:
 
-    L = Σ_k [log Σ_{j>=k} e^{r_j} - r_k]
-    ∂L/∂r_m = Σ_{k<=m} softmax(r_k .. r_K)_m - 1        each sum over the choices k = 1 .. K-1
+    L = Σ_{k<K} [log Σ_{j>=k} e^{r_j} - r_k]
+    ∂L/∂r_m = Σ_{k<K, k<=m} softmax(r_k .. r_K)_m - 1[m < K]        the last is chosen from nothing
 """
 
 from typing import NamedTuple
 
-from .arrays import log_sigmoid, logsumexp, sigmoid, softmax, stack
+from .arrays import concat, log_sigmoid, logsumexp, sigmoid, softmax, zeros_like
 from .contract import Finite, Floats, K, N, Rule, operation
 
 
@@ -48,11 +48,9 @@ def bradley_terry(chosen_rewards: Floats[N], rejected_rewards: Floats[N], margin
 )
 def plackett_luce(rewards: Floats[N, K]) -> RankingLoss:
     """Negative log-likelihood, in nats, of each row's order, best response first. K = 2 is Bradley-Terry."""
-    ranks = rewards.shape[1]
-    choices = [rewards[:, k:] for k in range(ranks - 1)]
+    choices = [rewards[:, k:] for k in range(rewards.shape[1] - 1)]
     losses = sum(logsumexp(left) - left[:, 0] for left in choices)
 
-    shares = [softmax(left) for left in choices]
-    chances = [sum(shares[k][:, m - k] for k in range(min(m + 1, ranks - 1))) for m in range(ranks)]
-    grad_rewards = stack([*(chance - 1 for chance in chances[:-1]), chances[-1]], axis=1)
-    return RankingLoss(losses, grad_rewards)
+    chances = [softmax(left) for left in choices]
+    slopes = [concat([zeros_like(rewards[:, :k]), p[:, :1] - 1, p[:, 1:]], axis=1) for k, p in enumerate(chances)]
+    return RankingLoss(losses, sum(slopes))

@@ -1,7 +1,7 @@
 """What an operation is: a pure function from arrays to arrays whose signature is its contract.
 
     @operation(level=1, source="arXiv:2305.18290v3 eq. 7")
-    def dpo(policy_chosen_logps: Floats[N], ..., *, beta: Positive = 0.1) -> PairLoss: ...
+    def dpo(policy_chosen_logps: Floats[N], ..., beta: Positive = 0.1) -> PairLoss: ...
 
 From the annotations come rank, shape, dtype, which inputs have a gradient, and the legal range of every number. The decorator
 checks them before any arithmetic, registers the operation, and leaves the bare mathematics reachable as `dpo.formula`: what
@@ -56,22 +56,22 @@ class Interval(NamedTuple):
         return f"must lie in {left}{self.low:g}, {self.high:g}{right}"
 
 
-class Array(Any, Generic[*Dims]):
+class ArrayOf(Any, Generic[*Dims]):
     """An array of the named dimensions, a scalar where none is named. Subclasses say what its entries are."""
 
     kind = "float"
     interval = Interval()
 
 
-class Floats(Array[*Dims]):
-    """Floating point. As an input it has a gradient: the output called grad_ and its name."""
+class Floats(ArrayOf[*Dims]):
+    """Floating point. An input of this kind has a gradient among the outputs: usually the one called grad_ and its name."""
 
 
-class Constant(Array[*Dims]):
+class Constant(ArrayOf[*Dims]):
     """Floating-point input without a gradient: references, old log-probs, advantages, returns."""
 
 
-class Booleans(Array[*Dims]):
+class Booleans(ArrayOf[*Dims]):
     """Booleans, never numbers."""
 
     kind = "bool"
@@ -85,7 +85,7 @@ class ResponseMask(Booleans[*Dims]):
     """True where the token at [b, t] belongs to the response. Position t - 1 predicts it, so [b, 0] is never true."""
 
 
-class Integers(Array[*Dims]):
+class Integers(ArrayOf[*Dims]):
     """Whole numbers."""
 
     kind = "int"
@@ -116,7 +116,7 @@ class Argument(NamedTuple):
     """One input or output, as its annotation reads."""
 
     name: str
-    type: "type[Array] | None"  # None is a plain number
+    type: "type[ArrayOf] | None"  # None is a plain number
     dims: tuple[str, ...]
     interval: Interval
     default: Any = inspect.Parameter.empty
@@ -140,7 +140,7 @@ class Argument(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A condition on several arguments, named after the one it is about; true when it holds."""
+    """A condition beyond ranks and ranges, often on several arguments, named after the one it is about."""
 
     argument: str
     text: str
@@ -231,6 +231,8 @@ class Operation(Generic[Result]):
             if value.dtype.kind not in {"float": "f", "int": "iu", "bool": "b"}[argument.kind]:
                 self._refuse(name, f"must be an array of {argument.kind}", value.dtype.name)
             for dim, size in zip(argument.dims, value.shape, strict=True):
+                if size == 0 and dim not in ("N", "B"):
+                    self._refuse(name, f"must have {dim} >= 1", value.shape)
                 expected, holder = sizes.setdefault(dim, (size, name))
                 if size != expected:
                     self._refuse(name, f"must have {dim} = {expected} like {holder}", value.shape)
@@ -241,8 +243,10 @@ class Operation(Generic[Result]):
             value, legal = inputs[name], argument.interval.holds(inputs[name])
             if argument.may_be_minus_infinity:
                 legal = legal | np.isneginf(value)
-            if not np.all(legal | ~self._counts(argument, inputs)):
-                self._refuse(name, str(argument.interval), value)
+            illegal = self._counts(argument, inputs) & ~np.asarray(legal)
+            if np.any(illegal):
+                or_infinite = " or be -inf" if argument.may_be_minus_infinity else ""
+                self._refuse(name, f"{argument.interval}{or_infinite}", value[illegal] if argument.type else value)
         for rule in self.rules:
             if not np.all(rule.holds(**{name: inputs[name] for name in inspect.signature(rule.holds).parameters})):
                 self._refuse(rule.argument, rule.text, inputs[rule.argument])
@@ -264,7 +268,7 @@ class Operation(Generic[Result]):
         for name in inputs:
             stem = name.removeprefix("reference_")
             for partner in (f"policy_{stem}", f"policy_{stem.removesuffix('logps')}logits", stem):
-                if name != stem and partner in inputs:
+                if partner in inputs:
                     escaped = np.isneginf(inputs[name]) & ~np.isneginf(inputs[partner])
                     if np.any(escaped & self._counts(self.inputs[name], inputs)):
                         self._refuse(name, f"must be finite where {partner} is", inputs[name])
@@ -273,9 +277,10 @@ class Operation(Generic[Result]):
         """No legal output is NaN: it would mean that infinities met, or that finite operands overflowed."""
         for output, value in zip(self.outputs, result, strict=True):
             if np.any(np.isnan(to_numpy(value))):
-                infinite = [n for n, x in inputs.items() if self.inputs[n].kind == "float" and np.any(np.isneginf(x))]
-                culprit = (infinite or list(inputs))[0]
-                self._refuse(culprit, f"must leave {output} a limit: infinities or overflows meet", inputs[culprit])
+                for name, x in inputs.items():
+                    if self.inputs[name].may_be_minus_infinity and np.any(np.isneginf(x)):
+                        self._refuse(name, f"must leave {output} a limit: infinities meet", x)
+                raise ValueError(f"{self.name}: {output} is NaN: finite inputs overflow")
 
 
 def _on_host(value: Any) -> Any:

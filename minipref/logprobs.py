@@ -1,13 +1,13 @@
 """From logits to the log-probability of a response, with the backward pass written out.
 
-    ℓ_t       = log softmax(z_{t-1})[y_t]             position t - 1 predicts token t
-    L         = Σ_t ℓ_t                               in nats, over response positions only
-    ∂L/∂z_t,v = 1[v = y_{t+1}] - softmax(z_t)_v       0 where position t predicts no response token
+    ℓ_t             = log softmax(z_{t-1})[y_t]         position t - 1 predicts token t
+    log π(y|x)      = Σ_t ℓ_t                           in nats, over response positions only
+    ∂log π/∂z_t,v   = 1[v = y_{t+1}] - softmax(z_t)_v   0 where position t predicts no response token
 
 With a linear head, z = h Wᵀ:
 
-    ∂L/∂h_t = (∂L/∂z_t) W
-    ∂L/∂W   = Σ_t (∂L/∂z_t)ᵀ h_t
+    ∂log π/∂h_t = (∂log π/∂z_t) W
+    ∂log π/∂W   = Σ_t (∂log π/∂z_t)ᵀ h_t
 
 The head of a language model is its widest layer. `linear_sequence_logps` computes logits for a chunk of predicting positions
 at a time and drops them, so that (tokens x vocabulary) numbers never exist, forward or backward.
@@ -98,8 +98,8 @@ def linear_sequence_logps(
 
 
 def predicting_positions(hidden: Array, tokens: Array, response_mask: Array) -> tuple[Array, Array, Array]:
-    """Every position but the last of each row, in one list: states [M, D], the token that each predicts [M], and whether
-    that token is of the response [M]. States and tokens that do not count are 0."""
+    """Every position but the last of each row, in one list whose size compilers can see: states [M, D], the token that each
+    predicts [M], and whether that token is of the response [M]. States and tokens that do not count are 0."""
     counts = response_mask[:, 1:].reshape(-1)
     states = where(counts[:, None], hidden[:, :-1].reshape(-1, hidden.shape[2]), 0.0)
     return states, where(counts, tokens[:, 1:].reshape(-1), 0), counts

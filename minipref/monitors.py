@@ -1,4 +1,4 @@
-"""What people watch while they train on pairs, under the names that all trainers use.
+"""What people watch while they train on pairs, under their usual names.
 
     rewards/chosen, rewards/rejected    mean implicit rewards, in nats times β
     rewards/margins                     their mean difference

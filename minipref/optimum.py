@@ -4,7 +4,7 @@
     Z       = Σ_y π_ref(y) e^{R(y)/β}
     π*(y)   = π_ref(y) e^{R(y)/β} / Z                    J(π*) = β log Z, and J(π*) - J(π) = β KL(π || π*) for every π
     R(y)    = β log [π*(y)/π_ref(y)] + β log Z           only at π*; without the last term it is the implicit reward
-    ∂J/∂z_k = π_k (A_k - Σ_j π_j A_j)                    A = R - β log (π/π_ref), π = softmax(z)
+    ∂J/∂z_k = π_k (P_k - Σ_j π_j P_j)                    P = R - β log (π/π_ref), the penalized reward; π = softmax(z)
 
 One row is one prompt with its K possible responses. Log-probabilities are in nats, rewards in units of β nats.
 """
@@ -40,15 +40,15 @@ def kl_regularized_objective(
 ) -> Objective:
     """J of each prompt, to be maximized, and its gradient in the logits. 0 log 0 is 0."""
     logps = log_softmax(policy_logits)
-    advantages = where(logps == -math.inf, 0.0, rewards - beta * (logps - reference_logps))
-    objective = sum_over(exp(logps) * advantages, axis=1)
+    penalized = where(logps == -math.inf, 0.0, rewards - beta * (logps - reference_logps))
+    objective = sum_over(exp(logps) * penalized, axis=1)
 
-    grad_policy_logits = exp(logps) * (advantages - objective[:, None])
+    grad_policy_logits = exp(logps) * (penalized - objective[:, None])
     return Objective(objective, grad_policy_logits)
 
 
 def implicit_rewards(policy_logps: Array, reference_logps: Array, beta: float) -> Array:
-    """β log(π/π_ref), in any shape: equation 5 without β log Z, which no difference of two responses can see."""
+    """β log(π/π_ref), in any shape, unchecked: equation 5 without β log Z, which no difference of two responses can see."""
     return beta * (policy_logps - reference_logps)
 
 

@@ -233,9 +233,7 @@ def test_no_such_program() -> None:
 
 def test_three_restarts_and_then_not_run(spawn: Spawn) -> None:
     session = spawn(ANSWER="os._exit(0)")
-    kinds = [
-        finding.kind for finding in (ask(session) for _ in range(6)) if isinstance(finding, Misbehaviour)
-    ]
+    kinds = [finding.kind for finding in (ask(session) for _ in range(6)) if isinstance(finding, Misbehaviour)]
     assert kinds == ["early-end"] * 4 + ["not-run"] * 2
     assert session.restarts == 3
     assert session.stop() is None

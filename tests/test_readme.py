@@ -1,4 +1,4 @@
-"""Everything the README shows is run: its Python, its commands and their output; its tables and links are held against the contract.
+"""Everything the README shows is run: its Python, its commands and their output; its tables are held against the contract.
 
 Output is compared with numbers and hashes masked; a line `...` stands for any lines.
 """

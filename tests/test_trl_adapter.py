@@ -42,16 +42,12 @@ KNOWN = [
     ),
     (
         "orpo",
-        {"policy_chosen_logps": [-2 * LOG_2], "policy_rejected_logps": [-3 * LOG_2]}
-        | LENGTHS
-        | {"odds_weight": 0.5},
+        {"policy_chosen_logps": [-2 * LOG_2], "policy_rejected_logps": [-3 * LOG_2]} | LENGTHS | {"odds_weight": 0.5},
         dict(zip(PAIR, ([1.5 * LOG_2], [-0.75], [1 / 6]), strict=True)) | {"log_odds_ratio": [0.0]},
     ),
     (
         "simpo",
-        {"policy_chosen_logps": [-2.0], "policy_rejected_logps": [-6.0]}
-        | LENGTHS
-        | {"beta": 2.0, "gamma": 2.0},
+        {"policy_chosen_logps": [-2.0], "policy_rejected_logps": [-6.0]} | LENGTHS | {"beta": 2.0, "gamma": 2.0},
         dict(zip(PAIR, ([LOG_2], [-0.5], [1 / 3]), strict=True)),
     ),
     (

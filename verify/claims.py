@@ -1,7 +1,8 @@
 """What a claim is: a sentence somebody could doubt, its source, and a function that measures it.
 
 A claim is measured on one subject and yields evidence: how many cases, the worst error over its bound, and every failure found.
-Verdicts: HOLDS, FAILS, SKIPPED (an operation not declared), DEVIATES (fails as a deviations file says it does, and why).
+Verdicts: HOLDS, FAILS, SKIPPED (with its reason, such as an operation that is not declared), DEVIATES (fails as a deviations
+file says that it does, and why).
 """
 
 from collections.abc import Callable, Iterable

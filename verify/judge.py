@@ -4,7 +4,7 @@
 
 u is the unit roundoff of the case's dtype, η its smallest normal number. The sum says how far rounding the inputs alone would
 move the answer; S is what a textbook form loses where it cancels; `terms` is how many terms the operation sums. All three come
-with the expected answer. An honest port in any arithmetic passes; no tolerance is anybody's choice. Infinite, integer and
+with the expected answer. An honest port in any arithmetic passes; one factor serves all operations. Infinite, integer and
 boolean answers are compared by equality; where the exact answer is beyond the dtype's range, the infinity of its sign is right.
 """
 
@@ -54,10 +54,15 @@ def compare(expected: Mapping[str, Exact], answers: Mapping[str, np.ndarray], dt
     return worst, misses
 
 
+def bound(scale: Decimal, terms: int, dtype: str) -> Decimal:
+    """How far one entry of an answer may be off."""
+    limits = np.finfo(dtype)
+    return FACTOR * Decimal(float(limits.eps) / 2) * terms * scale + Decimal(float(limits.smallest_normal))
+
+
 def bounds(exact: Exact, dtype: str) -> np.ndarray:
     """How far each entry of an answer may be off, as float64."""
-    limits = np.finfo(dtype)
-    return FACTOR * float(limits.eps) / 2 * exact.terms * exact.scale.astype(np.float64) + float(limits.smallest_normal)
+    return np.array([float(bound(x, exact.terms, dtype)) for x in exact.scale.flat]).reshape(exact.scale.shape)
 
 
 def _entries(output: str, exact: Exact, answer: np.ndarray, dtype: str) -> Iterator[Miss]:
@@ -73,12 +78,8 @@ def _entries(output: str, exact: Exact, answer: np.ndarray, dtype: str) -> Itera
 
 
 def _error_over_bound(got: Decimal, value: Decimal, scale: Decimal, terms: int, dtype: str) -> float:
-    limits = np.finfo(dtype)
     if got.is_nan():
         return np.inf
-    if abs(value) > Decimal(float(limits.max)):
+    if abs(value) > Decimal(float(np.finfo(dtype).max)):
         return 0.0 if got.is_infinite() and got.is_signed() == value.is_signed() else np.inf
-    if got.is_infinite():
-        return np.inf
-    unit, smallest_normal = Decimal(float(limits.eps) / 2), Decimal(float(limits.smallest_normal))
-    return float(abs(got - value) / (FACTOR * unit * terms * scale + smallest_normal))
+    return np.inf if got.is_infinite() else float(abs(got - value) / bound(scale, terms, dtype))

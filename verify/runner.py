@@ -120,7 +120,11 @@ class Judgement(NamedTuple):
             return f"{who}: nothing was judged."
         does = "does not conform" if self.failed else "conforms"
         hashes = f"contract {contract.HASH}, vectors {vectors.HASH}, seed {self.seed}"
-        deviations = f", deviations {{{', '.join(sorted({d.claim for d in self.deviations}))}}}" if self.deviations else ""
+        deviations = (
+            f", deviations {{{', '.join(sorted({d.claim.partition('.')[0] for d in self.deviations}))}}}"
+            if self.deviations
+            else ""
+        )
         levels = ", ".join(self._level(level) for level in (1, 2) if self._at(level))
         return f"{who} {does} to minipref {contract.VERSION}, {levels}, {self.dtype}{deviations}; {hashes}."
 
@@ -153,9 +157,10 @@ def judge(name: str, plan: Plan) -> Judgement:
     not declare the dtype that was asked for."""
     session, python = start(name, plan.request_seconds)
     with session:
-        dtype = plan.dtype or max(session.declaration.dtypes, default="float64")  # float64 where there is a choice
-        if dtype not in session.declaration.dtypes:
-            raise ValueError(f"{session.declaration.name} declares {session.declaration.dtypes}, not --dtype {dtype}")
+        declared = session.declaration.dtypes
+        dtype = plan.dtype or ("float64" if "float64" in declared or not declared else declared[0])
+        if dtype not in declared:
+            raise ValueError(f"{session.declaration.name} declares {declared}, not --dtype {dtype}")
         subject = Subject(session, dtype, python=python)
         found = list(plan.watch(measure(plan.claims, Run(subject, plan.seed, plan.effort))))
         outcomes, stale = accept(found, plan.deviations)

@@ -25,7 +25,7 @@ def dpo(
     """Logistic loss on the gap between two implicit rewards.
 
     log 2 where the policy is the reference, whatever the reference prefers. The slope never exceeds beta; the loss has no
-    minimum where all labels agree. beta = 0.1 is the paper's (0.5 for summarization).
+    finite minimizer where all labels agree. beta = 0.1 is the paper's (0.5 for summarization).
     """
     chosen_rewards = beta * (policy_chosen_logps - reference_chosen_logps)
     rejected_rewards = beta * (policy_rejected_logps - reference_rejected_logps)

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky Optimization, for single responses with a thumb. Ethayarajh et al. 2024, arXiv:2402.01306v4, equation 8.
+"""Kahneman-Tversky Optimization, for unpaired feedback: good or bad. Ethayarajh et al. 2024, arXiv:2402.01306v4, equation 8.
 
     r = log π(y|x) - log π_ref(y|x)
     z = +β (r - z_0) for a desirable response, -β (r - z_0) for an undesirable one
@@ -40,6 +40,7 @@ def kto(
 ) -> UnpairedLoss:
     """Value lost against the best possible, per response. Saturates on both sides; half a weight at r = z_0.
 
+    reference_point is z_0 in nats, not yet multiplied by beta.
     The weights are the paper's λ_D and λ_U; it advises λ_D n_D / (λ_U n_U) between 1 and 3/2 (equation 9).
     """
     rewards = beta * (policy_logps - reference_logps)

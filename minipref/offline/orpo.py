@@ -47,6 +47,6 @@ def orpo(
     losses = -chosen_means - scaled(odds_weight, log_sigmoid(h))
 
     # As one exponential: σ(-h) may underflow and 1/(1 - e^a) overflow where their product is ordinary.
-    chosen_push = odds_weight * exp(log_sigmoid(-h) - log1m_chosen)
-    rejected_push = odds_weight * exp(log_sigmoid(-h) - log1m_rejected)
+    chosen_push = scaled(odds_weight, exp(log_sigmoid(-h) - log1m_chosen))
+    rejected_push = scaled(odds_weight, exp(log_sigmoid(-h) - log1m_rejected))
     return OddsRatioLoss(losses, -(1 + chosen_push) / chosen_tokens, rejected_push / rejected_tokens, h)

@@ -1,10 +1,11 @@
 """What all losses on a pair with a reference share.
 
     r̂(y) = β [log π(y|x) - log π_ref(y|x)]        the implicit reward: arXiv:2305.18290v3 section 4
-    h    = r̂(y_w) - r̂(y_l)                        the margin: β times the gap Δ of the log-ratios
+    h    = r̂(y_w) - r̂(y_l)                        β times the gap Δ of the log-ratios
 
 The losses see nothing but h, so the two gradients are each other's negatives: raising both log-probabilities of a pair by the
-same amount changes nothing, and nothing controls their common level. References are constants.
+same amount changes nothing, and nothing controls their common level. (Only `ipo_length_normalized` scales each side by its
+length.) References are constants.
 """
 
 from typing import NamedTuple

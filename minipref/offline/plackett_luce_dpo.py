@@ -1,9 +1,9 @@
 """DPO on rankings. Rafailov et al. 2023, arXiv:2305.18290v3, appendix A.3, equation 20.
 
     r̂_k = β (log π(y_k|x) - log π_ref(y_k|x))
-    L   = Σ_k [log Σ_{j>=k} e^{r̂_j} - r̂_k]
+    L   = Σ_{k<K} [log Σ_{j>=k} e^{r̂_j} - r̂_k]
 
-    ∂L/∂log π(y_m|x) = β [Σ_{k<=m} softmax(r̂_k .. r̂_K)_m - 1]
+    ∂L/∂log π(y_m|x) = β [Σ_{k<K, k<=m} softmax(r̂_k .. r̂_K)_m - 1[m < K]]
 
 y_1 is the best response, y_K the worst.
 """

@@ -1,7 +1,7 @@
 """Advantages relative to a group: G responses to one prompt, one scalar reward R each.
 
     GRPO      (R - mean) / (std + 1e-4)        std with G - 1: arXiv:2402.03300v3 section 4.1.2, and the libraries' constant
-    Dr. GRPO  R - mean                         arXiv:2503.20783v1 section 3.2: no std, which favours prompts of little spread
+    Dr. GRPO  R - mean                         arXiv:2503.20783v2 section 3.2: no std, which favours prompts of little spread
     RLOO      R - mean of the others           arXiv:2402.14740v2 section 2.3; G/(G-1) times Dr. GRPO's
 
 Advantages are constants in every loss. A group without differences teaches nothing: exactly 0, however a mean is rounded.
@@ -29,11 +29,13 @@ def _centred(rewards: Array) -> Array:
 def advantages_grpo(rewards: Constant[N, G]) -> GroupAdvantages:
     """Rewards standardized within their group."""
     centred = _centred(rewards)
-    variance = sum_over(centred * centred, axis=1, keepdims=True) / (rewards.shape[1] - 1)
-    return GroupAdvantages(centred / (variance**0.5 + 1e-4))
+    largest = max_over(abs(centred), axis=1, keepdims=True)
+    shares = centred / where(largest == 0, 1.0, largest)  # at most 1, so that no square overflows
+    std = largest * (sum_over(shares * shares, axis=1, keepdims=True) / (rewards.shape[1] - 1)) ** 0.5
+    return GroupAdvantages(centred / (std + 1e-4))
 
 
-@operation(level=2, source="arXiv:2503.20783v1 section 3.2", rules=GROUP_RULES)
+@operation(level=2, source="arXiv:2503.20783v2 section 3.2", rules=GROUP_RULES)
 def advantages_dr_grpo(rewards: Constant[N, G]) -> GroupAdvantages:
     """Rewards centred within their group."""
     return GroupAdvantages(_centred(rewards))

@@ -2,11 +2,11 @@
 
     sequence_mean  1 / (B · tokens of the row)      GRPO, arXiv:2402.03300v3 equation 3: long rows weigh less a token
     token_mean     1 / tokens of the batch          DAPO, arXiv:2503.14476v2 equation 8; PPO, SFT
-    constant_mean  1 / (B · max_length)             Dr. GRPO, arXiv:2503.20783v1 section 3.2
+    constant_mean  1 / (B · max_length)             Dr. GRPO, arXiv:2503.20783v2 section 3.2
 
     loss = Σ weights · token_losses, and ∂loss/∂token_losses = weights
 
-These are the only operations that average.
+These are the only operations that average losses.
 """
 
 from typing import NamedTuple
@@ -52,7 +52,7 @@ def token_mean(token_losses: Floats[B, T], mask: Mask[B, T]) -> Aggregate:
     return _weighted(token_losses, mask, sum_over(floats_like(mask, token_losses)))
 
 
-@operation(level=2, source="arXiv:2503.20783v1 section 3.2", gradients=GRADIENTS, rules=[HAS_ROWS])
+@operation(level=2, source="arXiv:2503.20783v2 section 3.2", gradients=GRADIENTS, rules=[HAS_ROWS])
 def constant_mean(token_losses: Floats[B, T], mask: Mask[B, T], max_length: AtLeastOne) -> Aggregate:
     """Sum over tokens by a length that no response changes, mean over rows; max_length is in tokens."""
     return _weighted(token_losses, mask, mask.shape[0] * max_length)

@@ -4,7 +4,8 @@
     penalty = ((L_max - L_cache) - |y|) / L_cache           up to L_max
     penalty = -1                                            beyond
 
-The rest of DAPO is `grpo` without its KL term, with clip_high above clip_low, averaged by `token_mean`.
+The rest of DAPO's loss is `grpo` without its KL term, with clip_high above clip_low, averaged by `token_mean`; groups whose
+responses are all right or all wrong are sampled again. Penalties are float64: lengths do not say which precision is meant.
 """
 
 from typing import NamedTuple

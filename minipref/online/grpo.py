@@ -31,7 +31,7 @@ def grpo(
     clip_high: Positive = 0.2,
     beta: NonNegative = 0.04,
 ) -> TokenLoss:
-    """PPO's clipped surrogate plus β times k3 towards the reference; at beta = 0 the reference is not looked at."""
+    """PPO's clipped surrogate plus β times k3 towards the reference; at beta = 0 the reference does not enter."""
     token_advantages = where(mask, advantages[:, None], 0.0)
     token_losses, grad_logps, _ = ppo_policy.formula(logps, old_logps, token_advantages, mask, clip_low, clip_high)
     if beta == 0:

@@ -46,7 +46,10 @@ def k3_and_slope(policy_logps: Array, reference_logps: Array) -> tuple[Array, Ar
 
 def kl_shaped_rewards(scores: Array, policy_logps: Array, reference_logps: Array, mask: Array, beta: float) -> Array:
     """PPO's per-token rewards [B, T]: -β (log π - log π_ref) at every token that counts, and the score [B] of the whole
-    response at the last one. Ziegler et al. 2019, arXiv:1909.08593v2, equation 2; Ouyang et al. 2022, arXiv:2203.02155v1."""
+    response at the last one. Inputs [B, T] in nats, mask true where a token counts; unchecked.
+
+    Ziegler et al. 2019, arXiv:1909.08593v2, equation 2; Ouyang et al. 2022, arXiv:2203.02155v1, equation 2.
+    """
     penalties = where(mask, -beta * (policy_logps - reference_logps), 0.0)
     is_last = cumulative_sum(mask, axis=1) == sum_over(mask, axis=1, keepdims=True)
     return penalties + where(mask & is_last, scores[:, None], 0.0)

@@ -10,7 +10,7 @@ The critic's clipped loss, of the authors' code (openai/baselines, ppo2):
     V_c = clip(V, V_old - c, V_old + c)
     L   = max((V - G)², (V_c - G)²) / 2
 
-    ∂L/∂V = V - G, and 0 where the clipped branch is strictly larger
+    ∂L/∂V = V - G, and 0 where the clipped branch is strictly larger        G is the return, `gae`'s second output
 """
 
 from typing import NamedTuple
@@ -40,7 +40,10 @@ def ppo_policy(
     clip_low: ClipLow = 0.2,
     clip_high: Positive = 0.2,
 ) -> PolicyLoss:
-    """Clipped surrogate of every token that counts. Separate clips are DAPO's; equal ones are PPO's."""
+    """Clipped surrogate of every token that counts. Separate clips are DAPO's; equal ones are PPO's.
+
+    clipped is true where the clipped branch decides, not wherever the ratio has left its interval.
+    """
     # An advantage of 0 gives 0 whatever the ratio, even one that overflows.
     ratios = exp(where(mask & (advantages != 0), logps - old_logps, 0.0))
 

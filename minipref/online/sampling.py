@@ -1,10 +1,11 @@
 """Which samples become training data: RSO's rejection sampling and the pairs of online DPO.
 
-Liu et al. 2023, arXiv:2309.06657v2, equation 14 and algorithm 1. Candidates come from a proposal μ; kept with probability
+Liu et al. 2023, arXiv:2309.06657v2, equation 14 and section 3.2. Candidates come from a proposal μ; kept with probability
 
-    P(keep y) = e^{(R(y) - R_max)/β}        R_max at least every reward
+    P(keep y) = e^{(R(y) - R_max)/β}        R_max at least every reward that μ can give
 
-they follow μ e^{R/β} / Z. With R_max the true maximum this is exact. β → ∞ keeps all, β → 0 keeps the best only.
+they follow μ e^{R/β} / Z exactly; a larger R_max only keeps fewer. The largest reward among the candidates at hand is an
+estimate of it. β → ∞ keeps all, β → 0 keeps the best only.
 """
 
 from typing import NamedTuple
@@ -36,10 +37,11 @@ def rejection_acceptance(rewards: Constant[N], beta: Positive, reward_max: Finit
 
 
 def rejection_sample(rewards: np.ndarray, beta: float, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Algorithm 1 of RSO: indices [samples] of candidates drawn without replacement, in the order of their acceptance.
+    """Steps 1 to 4 of RSO's section 3.2: indices [samples] of candidates, in the order of their acceptance.
 
-    rewards [M] belong to distinct candidates, M >= samples. Each round draws one of those left and measures it against the
-    best of those left. ValueError where there are fewer candidates than samples asked for.
+    rewards [M] belong to distinct candidates, M >= samples. Each round draws one of those left and measures it against the best
+    of those left, so later draws depend on earlier ones. (The paper's algorithm 1 sweeps the candidates in order instead.)
+    ValueError where there are fewer candidates than samples asked for.
     """
     if not 0 <= samples <= len(rewards):
         raise ValueError(f"rejection_sample: samples must lie in [0, {len(rewards)}], the number of candidates, got {samples}")

@@ -5,8 +5,8 @@ Along a direction v, from the implementation's own losses F at four points aroun
     D(h) = [8 (F(x + hv) - F(x - hv)) - (F(x + 2hv) - F(x - 2hv))] / 12h
 
 differs from v · ∇F by the formula's truncation and the rounding of F. Both are known: from exact values, D(h) less D of a tiny
-step is the truncation, kinks included, and the judge's bound on F says the rest. The oracle's gradients play no part, so this
-claim would also notice a mistake in them.
+step is the truncation, kinks included, and the judge's bound on F says the rest. The oracle's gradients only say how
+far rounding may carry a gradient, so this claim would also notice a mistake in them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -88,7 +88,7 @@ def _slope_agrees(run: Run, contract: Contract, gradient: Output) -> Result:
 
 def _sharpest_line(contract: Contract, gradient: Output, run: Run) -> tuple[Line, float, np.ndarray]:
     """An ordinary case whose four points stay away from ties, and the step at which the quotient can be trusted most."""
-    rng = np.random.default_rng([run.seed, len(gradient.name)])
+    rng = np.random.default_rng([run.seed, *gradient.name.encode()])
     for _ in range(50):
         inputs = cases.draw(contract.name, "ordinary", rng, run.subject.dtype).inputs
         argument = inputs[str(gradient.with_respect_to)]

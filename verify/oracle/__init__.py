@@ -2,7 +2,7 @@
 
     >>> answer("dpo", {"policy_chosen_logps": np.array([-1.0]), ..., "beta": 0.1})["losses"].value
 
-It shares no line with any implementation and needs nothing but decimals. With each answer comes the scale on
+It shares no line with any implementation and computes in decimals. With each answer comes the scale on
 which an honest implementation may err: the judge's bound is 64 u * terms * scale + the smallest normal
 number.
 """

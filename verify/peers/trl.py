@@ -180,7 +180,7 @@ def linear_sequence_logps(*, hidden: Array, weight: Array, tokens: Array, respon
 
     def row(hidden_row: Tensor, labels_row: Tensor) -> tuple[Tensor, Tensor]:
         model = _LinearModel(hidden_row[None], head)
-        add_fused_lm_head(model) 
+        add_fused_lm_head(model)
         output = model.forward(labels=labels_row[None], fused_lm_head=True, num_items_in_batch=1)
         return -output.loss, output.label_mask.sum()
 
