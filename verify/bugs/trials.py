@@ -50,8 +50,8 @@ def trials(operation: str, seed: int) -> list[Trial]:
     """All trials of an operation, the frozen first."""
     contract = CONTRACTS[operation]
     frozen = (_vectors(contract), _polluted(contract, seed), _numpy_numbers(contract), _defaults(contract))
-    refused = (_invalid(contract), _unsupported(contract), _not_numbers(contract))
-    makers = (*frozen, *refused, _fresh(contract, seed), _searched(contract))
+    refused = (_invalid, _unsupported, _not_numbers, _without_entries, _overflowing)
+    makers = (*frozen, *(make(contract) for make in refused), _fresh(contract, seed), _searched(contract))
     return [trial for maker in makers for trial in maker]
 
 
@@ -191,6 +191,9 @@ def _invalid(contract: Contract) -> Iterator[Trial]:
         rule = f" {case.rule}" if (case.argument, case.rule) in contract.rules else " "
         # Of two arguments whose sizes differ either may be named first.
         complaint = f"{contract.name}: ({case.argument}{re.escape(rule)}|.* like {case.argument}, )"
+        if case.rule == "NaN" and contract.inputs[case.argument].kind == "float":
+            legal = "must .* or be -inf, got" if contract.inputs[case.argument].minus_infinity else "(?!.* or be -inf)"
+            complaint = f"{contract.name}: {case.argument} {legal}"
         yield Trial(contract.name, f"invalid: {case.argument} {case.rule}", "float64", arguments, None, complaint)
 
 
@@ -204,6 +207,28 @@ def _unsupported(contract: Contract) -> Iterator[Trial]:
             arguments = _arguments({**inputs, name: moved}, "float64")
             rule = f"{name} -inf under a finite policy"
             yield Trial(contract.name, f"invalid: {rule}", "float64", arguments, None, f"{contract.name}: {name} ")
+
+
+def _without_entries(contract: Contract) -> Iterator[Trial]:
+    """Vector 1 with nothing along a dimension that must have something, in all arrays that have it."""
+    inputs = vectors.load(contract.name)[0].case.inputs
+    for dim in {dim for argument in contract.inputs.values() for dim in argument.dims} - {"N", "B"}:
+        emptied = {
+            name: np.take(x, [], axis=argument.dims.index(dim)) if dim in argument.dims else x
+            for (name, x), argument in zip(inputs.items(), contract.inputs.values(), strict=True)
+        }
+        arguments = _arguments(emptied, "float64")
+        yield Trial(contract.name, f"invalid: {dim} = 0", "float64", arguments, None, f"{contract.name}: .* {dim} >= 1")
+
+
+def _overflowing(contract: Contract) -> Iterator[Trial]:
+    """Log-ratios of a pair that are both beyond the largest double: finite inputs whose margin is infinity less infinity."""
+    inputs = vectors.load(contract.name)[0].case.inputs
+    if {"policy_chosen_logps", "reference_chosen_logps"} <= inputs.keys():
+        ends = {"policy": -1.7e308, "reference": 1.7e308}
+        far = {name: x * 0 + ends[name.split("_")[0]] if name.endswith("logps") else x for name, x in inputs.items()}
+        complaint = f"{contract.name}: .* finite inputs overflow"
+        yield Trial(contract.name, "invalid: overflow", "float64", _arguments(far, "float64"), None, complaint)
 
 
 def _fresh(contract: Contract, seed: int) -> Iterator[Trial]:
