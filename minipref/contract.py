@@ -138,6 +138,10 @@ class Argument(NamedTuple):
     def may_be_minus_infinity(self) -> bool:
         return self.kind == "float" and self.name.endswith(("logps", "logits")) and not self.name.startswith("grad_")
 
+    @property
+    def rule(self) -> str:
+        return f"{self.interval} or be -inf" if self.may_be_minus_infinity else f"{self.interval}"
+
 
 class Rule(NamedTuple):
     """A condition beyond ranks and ranges, often on several arguments, named after the one it is about."""
@@ -245,8 +249,7 @@ class Operation(Generic[Result]):
                 legal = legal | np.isneginf(value)
             illegal = self._counts(argument, inputs) & ~np.asarray(legal)
             if np.any(illegal):
-                or_infinite = " or be -inf" if argument.may_be_minus_infinity else ""
-                self._refuse(name, f"{argument.interval}{or_infinite}", value[illegal] if argument.type else value)
+                self._refuse(name, argument.rule, value[illegal] if argument.type else value)
         for rule in self.rules:
             if not np.all(rule.holds(**{name: inputs[name] for name in inspect.signature(rule.holds).parameters})):
                 self._refuse(rule.argument, rule.text, inputs[rule.argument])
