@@ -222,7 +222,7 @@ def _without_entries(contract: Contract) -> Iterator[Trial]:
 
 
 def _overflowing(contract: Contract) -> Iterator[Trial]:
-    """IPO's log-ratios both beyond the largest double: finite inputs whose gap, as the text subtracts, is infinity less infinity."""
+    """IPO's log-ratios beyond the largest double: finite inputs whose gap, as the text subtracts, is inf - inf."""
     inputs = vectors.load(contract.name)[0].case.inputs
     if contract.name == "ipo":
         ends = {"policy": -1.7e308, "reference": 1.7e308}
