@@ -186,7 +186,7 @@ MISBEHAVIOUR = {
     "exits 0": (SAY, "import os; os._exit(0)", "exit code 0 before it answered"),
     "floods": (SAY, "[sys.stdout.write('1' * 2**20) for _ in range(99)]", "more than 67108864 bytes"),
     "stalls": (SAY, "import time; time.sleep(60)", "no answer within 0.5 s"),
-    "answers twice": (SAY, f"{SAY}; {SAY}", "a second answer that nothing had asked for"),
+    "answers twice": (SAY, f"{SAY}; {SAY}", "\n  repeated\n"),  # noticed before the next request or after it
     "writes NaN": (SAY, 'print(\'{"id": %d, "outputs": {"losses": [NaN]}}\' % request[\'id\'], flush=True)', "bare NaN"),
     "answers another": (SAY, "say({**answer(request), 'id': 1})", "expected id"),
     "chatters": (SAY, f"print('thinking', flush=True); {SAY}", "not JSON"),
