@@ -251,7 +251,7 @@ class Session:
             return process, protocol.parse_declaration(process.ask(encode_line(start), self._start_seconds))
         except (_Fault, ValueError) as error:
             process.kill()
-            said = f"; its stderr ends {quote(self.stderr_tail[-150:])}" if self._errors else ""
+            said = f"; its stderr ends {quote(self.stderr_tail.strip().rpartition(chr(10))[2])}" if self._errors else ""
             raise BrokenStart(f"{shlex.join(self._command)} did not start: {error}{said}") from None
         except BaseException:
             process.kill()

@@ -52,7 +52,7 @@ def start(name: str, request_seconds: float) -> tuple[Session, bool]:
     command, python, environment = find(name)
     if python:
         paths = [str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")]
-        environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        environment = {**environment, "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths)))}
     settings = [f"{key}={value}" for key, value in environment.items()]
     wrapped = ["env", *settings, *command] if settings else command
     return Session(wrapped, request_seconds=request_seconds, python_child=python), python
