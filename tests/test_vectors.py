@@ -11,11 +11,12 @@ import pytest
 import minipref
 from verify import cases, vectors
 from verify.cases.laws import counts, taken
+from verify.cases.regimes import ALL
 from verify.contract import CONTRACTS, VERSION
 from verify.judge import compare
 from verify.oracle import NearTie, NoLimit, answer
 from verify.vectors import __main__ as generator
-from verify.vectors.notes import COMMENTS, NOTES
+from verify.vectors.notes import NOTES
 
 OPERATIONS = sorted(CONTRACTS)
 BOTH = ("float64", "float32")
@@ -96,7 +97,7 @@ def test_ids_are_unique_and_flags_declared(operation: str) -> None:
 def test_notes_name_what_exists() -> None:
     names = {name for note in NOTES for name in note.operations}
     assert names <= set(OPERATIONS)
-    assert {regime for note in NOTES for regime in note.regimes} <= set(COMMENTS)
+    assert {regime for note in NOTES for regime in note.regimes} <= set(ALL)
     assert len({note.flag for note in NOTES}) == len(NOTES)
     for note in NOTES:
         assert any(set(note.regimes) & set(cases.regimes(name)) for name in note.operations), note.flag

@@ -5,7 +5,7 @@ one that beta = 0 does not look at, and advantages of rows that are masked away.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,12 +32,12 @@ def invalid(operation: str, dtype: str) -> list[Invalid]:
     """Everything that an implementation of the operation must refuse. The same list at every call."""
     contract = CONTRACTS[operation]
     rng = np.random.default_rng([0, *operation.encode()])
-    # Only one rule is broken at a time: a max_length below 1 still holds a cache of half a token.
-    regime = "half a token" if operation == "overlong_penalty" else "ordinary"
-    base = draw(operation, regime, rng, dtype).inputs
+    base = draw(operation, "ordinary", rng, dtype).inputs
+    if "cache_length" in base:
+        base["cache_length"] = 0.5  # only one rule is broken at a time: a max_length below 1 still holds it
     broken = [
         *(found for x in contract.inputs.values() for found in _one_argument(contract, x, base, dtype)),
-        *_rules(operation, base),
+        *((name, rule, BREAKS[rule](base)) for name, rule in contract.rules),
         *_meeting_infinities(contract, base),
     ]
     plain = [Invalid(operation, name, rule, base | changed) for name, rule, changed in broken]
@@ -45,16 +45,18 @@ def invalid(operation: str, dtype: str) -> list[Invalid]:
 
 
 def _one_argument(contract: Contract, x: Input, base: Inputs, dtype: str) -> Iterator[Broken]:
+    """Another rank, other sizes, and one entry, that counts, of a number that is not legal."""
     value = base[x.name]
     if x.kind == "scalar":
         yield x.name, "rank", {x.name: np.array([float(value)])}
-        bad = [("NaN", math.nan), ("inf", math.inf), ("-inf", -math.inf), *_outside(x, dtype)]
-        yield from ((x.name, rule, {x.name: number}) for rule, number in bad)
-        return
-    yield x.name, "rank, one more", {x.name: value[..., None]}
-    yield x.name, "rank, one fewer", {x.name: value[0]}
-    yield from _shapes(contract, x, value)
-    yield from _entries(contract, x, base, dtype)
+    else:
+        yield x.name, "rank, one more", {x.name: value[..., None]}
+        yield x.name, "rank, one fewer", {x.name: value[0]}
+        yield from _shapes(contract, x, value)
+    for rule, number in _illegal_numbers(x, dtype):
+        yield x.name, rule, {x.name: _with_entry(contract, x, base, number) if x.dims else number}
+    if x.kind == "int" and x.low == 1:
+        yield x.name, "not whole", {x.name: value + 0.5}
 
 
 def _shapes(contract: Contract, x: Input, value: np.ndarray) -> Iterator[Broken]:
@@ -66,28 +68,26 @@ def _shapes(contract: Contract, x: Input, value: np.ndarray) -> Iterator[Broken]
             yield x.name, f"{dim} of 1, broadcast", {x.name: value.take([0], axis)}
 
 
-def _entries(contract: Contract, x: Input, base: Inputs, dtype: str) -> Iterator[Broken]:
-    """One entry that counts is not a number, is infinite, or is just outside its interval."""
-    bad: list[tuple[str, float]] = []
-    if x.kind == "float":
-        bad = [("NaN", math.nan), ("inf", math.inf), *_outside(x, dtype)]
-        bad += [] if x.minus_infinity else [("-inf", -math.inf)]
-    elif x.kind == "int":
-        bad = [("below its interval", x.low - 1)]
-    for rule, number in bad:
-        yield x.name, rule, {x.name: _with_entry(contract, x, base, number)}
-    if x.kind == "int" and x.low == 1:
-        yield x.name, "not whole", {x.name: base[x.name] + 0.5}
-
-
 def _with_entry(contract: Contract, x: Input, base: Inputs, number: float) -> np.ndarray:
     changed = base[x.name].copy()
-    changed[tuple(np.argwhere(counts(contract, x, base))[0])] = number
+    changed[_place(contract, x, base)] = number
     return changed
 
 
-def _outside(x: Input, dtype: str) -> Iterator[tuple[str, float]]:
-    """Open ends themselves, and what is just beyond every end."""
+def _place(contract: Contract, x: Input, base: Inputs) -> tuple[int, ...]:
+    """The first entry that counts."""
+    return tuple(np.argwhere(counts(contract, x, base))[0])
+
+
+def _illegal_numbers(x: Input, dtype: str) -> Iterator[tuple[str, float]]:
+    """What is not finite, open ends themselves, and what is just beyond every end."""
+    if x.kind == "int":
+        yield "below its interval", x.low - 1
+    if x.kind in ("int", "bool"):
+        return
+    yield from (("NaN", math.nan), ("inf", math.inf))
+    if not x.minus_infinity:
+        yield "-inf", -math.inf
     step = float(np.finfo(dtype).eps)
     for end, is_open, beyond in ((x.low, x.low_open, -step), (x.high, x.high_open, step)):
         if math.isfinite(end):
@@ -108,75 +108,37 @@ def _layouts(contract: Contract, base: Inputs) -> Iterator[Invalid]:
             yield Invalid(contract.name, x.name, "not boolean", base, "numeric-mask")
 
 
-def _rules(operation: str, base: Inputs) -> list[Broken]:
-    """A request for every rule on several arguments, named as the contract names it."""
-    if operation == "kto_reference_point":
-        return [("policy_mismatched_logps", "must not be empty", {name: np.zeros(0) for name in base})]
-    if operation in ("plackett_luce", "plackett_luce_dpo"):
-        single = {name: x[:, :1] for name, x in base.items() if np.ndim(x)}
-        return [(next(iter(single)), "must rank at least 2 responses", single)]
-    if operation.startswith("advantages_"):
-        return [("rewards", "must hold at least 2 responses a group", {"rewards": base["rewards"][:, :1]})]
-    if operation == "overlong_penalty":
-        return [("cache_length", "must not exceed max_length", {"cache_length": base["max_length"] + 1})]
-    if operation == "rejection_acceptance":
-        return [("reward_max", "must be at least every reward", {"reward_max": float(base["rewards"].max()) - 0.5})]
-    if operation in ("sequence_logps", "linear_sequence_logps"):
-        return list(_response_rules(operation, base))
-    return list(_mask_rules(operation, base))
+def _refilled(base: Inputs, place: Any, value: bool) -> Inputs:
+    """The request's mask with some of its entries set."""
+    name = "mask" if "mask" in base else "response_mask"
+    changed = base[name].copy()
+    changed[place] = value
+    return {name: changed}
 
 
-def _response_rules(operation: str, base: Inputs) -> Iterator[Broken]:
-    scores, axis = ("logits", 2) if operation == "sequence_logps" else ("weight", 0)
-    kept = base["response_mask"]
-    first, emptied, beyond = kept.copy(), kept.copy(), base["tokens"].copy()
-    first[1, 0], emptied[1], beyond[kept] = True, False, base[scores].shape[axis]
-    yield "response_mask", "must be false at position 0, which nothing predicts", {"response_mask": first}
-    yield "response_mask", "must be true somewhere in every row", {"response_mask": emptied}
-    yield "tokens", f"must lie in the vocabulary of {scores}", {"tokens": beyond}
-
-
-def _mask_rules(operation: str, base: Inputs) -> Iterator[Broken]:
-    if operation in ("sequence_mean", "constant_mean"):
-        rowless = {name: base[name][:0] for name in ("token_losses", "mask")}
-        yield "mask", "must have at least one row", rowless
-    if operation == "sequence_mean":
-        emptied = base["mask"].copy()
-        emptied[1] = False
-        yield "mask", "must be true somewhere in every row", {"mask": emptied}
-    if operation == "token_mean":
-        yield "mask", "must be true somewhere", {"mask": np.zeros_like(base["mask"])}
-
-
-MEETING: dict[str, tuple[str, ...]] = {
-    "kl_regularized_objective": ("reference_logps",),
-    "plackett_luce_dpo": ("policy_logps",),
-    "optimal_policy": ("reference_logps",),
-    "kto": ("policy_logps", "reference_logps"),
-    "kto_reference_point": ("policy_mismatched_logps", "reference_mismatched_logps"),
-    "sppo": ("policy_logps", "reference_logps"),
-    "kl_estimates": ("policy_logps", "reference_logps"),
-    "ppo_policy": ("logps", "old_logps"),
-    "grpo": ("logps", "old_logps"),
-    "sequence_logps": ("logits",),
+# A request for every rule on several arguments, by the words of the contract.
+BREAKS: dict[str, Callable[[Inputs], Inputs]] = {
+    "must be at least every reward": lambda x: {"reward_max": float(x["rewards"].max()) - 0.5},
+    "must be false at position 0, which nothing predicts": lambda x: _refilled(x, (1, 0), True),
+    "must be true somewhere": lambda x: _refilled(x, ..., False),
+    "must be true somewhere in every row": lambda x: _refilled(x, 1, False),
+    "must have at least one row": lambda x: {name: value[:0] for name, value in x.items() if np.ndim(value)},
+    "must hold at least 2 responses a group": lambda x: {"rewards": x["rewards"][:, :1]},
+    "must lie in the vocabulary of logits": lambda x: {"tokens": np.full_like(x["tokens"], x["logits"].shape[2])},
+    "must lie in the vocabulary of weight": lambda x: {"tokens": np.full_like(x["tokens"], x["weight"].shape[0])},
+    "must not be empty": lambda x: {name: value[:0] for name, value in x.items()},
+    "must not exceed max_length": lambda x: {"cache_length": x["max_length"] + 1},
+    "must rank at least 2 responses": lambda x: {name: value[:, :1] for name, value in x.items() if np.ndim(value)},
 }
 
 
 def _meeting_infinities(contract: Contract, base: Inputs) -> Iterator[Broken]:
-    """-inf less -inf: in two arguments, or in all of a row. An answer would have to be NaN."""
-    pair = ("policy_chosen_logps", "policy_rejected_logps")
-    names = pair if pair[0] in base else MEETING.get(contract.name, ())
-    changed = {name: _with_impossible_row(contract, contract.inputs[name], base) for name in names}
-    if names:
-        yield names[0], "infinities meet", changed
-    if contract.name == "kl_regularized_objective":
-        yield "policy_logits", "no finite entry", {"policy_logits": np.full_like(base["policy_logits"], -np.inf)}
-
-
-def _with_impossible_row(contract: Contract, x: Input, base: Inputs) -> np.ndarray:
-    """-inf at the first entry that counts, and at all others of its row of scores."""
-    changed = base[x.name].copy()
-    place = tuple(np.argwhere(counts(contract, x, base))[0])
-    scores = x.dims[-1:] in (("K",), ("V",))
-    changed[place[:-1] if scores else place] = -np.inf
-    return changed
+    """-inf less -inf, in all of a row of scores or in two arguments. An answer would have to be NaN."""
+    able = [x for x in contract.inputs.values() if x.minus_infinity]
+    for x in able:
+        if x.dims[-1] in ("K", "V"):
+            changed = base[x.name].copy()
+            changed[_place(contract, x, base)[:-1]] = -np.inf
+            yield x.name, "no finite entry", {x.name: changed}
+    if len(able) > 1 and able[0].dims[-1] in ("N", "T"):
+        yield able[0].name, "infinities meet", {x.name: _with_entry(contract, x, base, -np.inf) for x in able[:2]}

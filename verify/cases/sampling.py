@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from verify.cases.regimes import REGIMES, inputs
+from verify.cases.regimes import ALL, REGIMES, inputs
 from verify.oracle import NearTie, answer
 
 # Operations whose definition compares: a draw may come too near to a tie for every arithmetic to agree.
@@ -37,7 +37,7 @@ def draw(operation: str, regime: str, rng: np.random.Generator, dtype: str) -> C
     for _ in range(ATTEMPTS):
         drawn = inputs(operation, regime, rng, dtype)
         if operation not in COMPARING or not _nearly_tied(operation, drawn):
-            return Case(operation, regime, "", drawn)
+            return Case(operation, regime, ALL[regime].comment, drawn)
     raise RuntimeError(f"{operation}, {regime}: every one of {ATTEMPTS} draws was nearly tied")
 
 

@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from verify.cases.regimes import EXPONENTIAL, REGIMES, impossible
 from verify.contract import CONTRACTS, Contract, Input
 
 Inputs = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 SIZES = {"N": (0, 3), "K": (1, 4), "G": (2, 4), "B": (1, 3), "T": (1, 5), "V": (1, 4), "D": (1, 3)}
-RANKINGS = ("plackett_luce", "plackett_luce_dpo")
-# Answers that multiply an exponential by something: differences of exponents stay within 60, or 600.
-EXPONENTIAL = ("ppo_policy", "grpo", "kl_estimates", "kl_regularized_objective")
 ON_GRID = "ppo_value"  # v_old + clip(v - v_old) must be exact too
-CONSTANT_LOGPS = ("reference_", "old_")  # -inf there has no limit, or one that the contract leaves open
+ARRAYS = {"float": float, "int": np.int64, "bool": bool}
 
 
 def strategy(operation: str, dtype: str) -> st.SearchStrategy[Inputs]:
@@ -34,28 +32,25 @@ def _inputs(draw: Draw, contract: Contract, dtype: str) -> Inputs:
     sizes = {dim: draw(st.integers(*_bounds(contract, dim))) for dim in SIZES}
     arguments = contract.inputs.values()
     found: Inputs = {x.name: draw(_scalar(contract, x, dtype)) for x in arguments if x.kind == "scalar"}
-    reach, infinite = _reach(contract.name, found, dtype), draw(st.booleans())
+    reach, infinite = _reach(contract.name, found, dtype), impossible(contract) if draw(st.booleans()) else ()
     for x in arguments:
         if x.kind != "scalar":
             shape = tuple(sizes[dim] for dim in x.dims)
-            entries = _entries(contract, x, dtype, reach, infinite, sizes)
-            found[x.name] = _array(draw, entries, shape, {"float": float, "int": np.int64, "bool": bool}[x.kind])
+            entries = _entries(contract, x, dtype, reach, sizes["V"])
+            entries = entries | st.just(-np.inf) if x.name in infinite else entries
+            drawn = draw(st.lists(entries, min_size=math.prod(shape), max_size=math.prod(shape)))
+            found[x.name] = np.array(drawn, ARRAYS[x.kind]).reshape(shape)
     _mend(contract, found)
     return {name: found[name] for name in contract.inputs}
 
 
 def _bounds(contract: Contract, dim: str) -> tuple[int, int]:
+    """A size's range. Two are ranked at least, and a token needs one before it; only a list of numbers may be empty."""
     low, high = SIZES[dim]
-    if (dim == "K" and contract.name in RANKINGS) or (dim == "T" and contract.mask_is_shifted):
+    ruled = any("rank at least 2" in text for _, text in contract.rules)
+    if (dim == "K" and ruled) or (dim == "T" and contract.mask_is_shifted):
         return 2, high
-    matrix = any(x.dims[:1] == ("N",) and len(x.dims) == 2 for x in contract.inputs.values())
-    averaged = contract.name == "kto_reference_point"
-    return (1, high) if dim == "N" and (matrix or averaged) else (low, high)
-
-
-def _array(draw: Draw, entries: st.SearchStrategy[Any], shape: tuple[int, ...], kind: Any) -> np.ndarray:
-    count = int(np.prod(shape))
-    return np.array(draw(st.lists(entries, min_size=count, max_size=count)), kind).reshape(shape)
+    return (1 if dim == "N" and "empty" not in REGIMES[contract.name] else low), high
 
 
 def _floats(low: float, high: float, dtype: str) -> st.SearchStrategy[float]:
@@ -86,29 +81,23 @@ def _reach(operation: str, scalars: Inputs, dtype: str) -> float:
     """How large numbers may be: 1e4, or so that an exponential never vanishes before something large multiplies it."""
     span = 60.0 if dtype == "float32" else 600.0
     factor = max(scalars.get(name, 0) for name in ("beta", "odds_weight"))
-    if operation in EXPONENTIAL:
-        return span / 2
     if operation == "linear_sequence_logps":
         return (span / 8) ** 0.5
+    if operation in (*EXPONENTIAL, "kl_estimates"):
+        return span / 2
     return 1e4 if factor <= 1 else span / 4 / factor
 
 
-def _entries(
-    contract: Contract, x: Input, dtype: str, reach: float, infinite: bool, sizes: dict[str, int]
-) -> st.SearchStrategy[Any]:
+def _entries(contract: Contract, x: Input, dtype: str, reach: float, vocabulary: int) -> st.SearchStrategy[Any]:
     if x.kind == "bool":
         return st.booleans()
     if x.kind == "int":
-        return st.integers(0, sizes["V"] - 1) if x.name == "tokens" else st.integers(1, 10_000)
+        return st.integers(0, vocabulary - 1) if x.name == "tokens" else st.integers(1, 10_000)
     if contract.name == ON_GRID:
         return st.integers(-(2**16), 2**16).map(lambda n: n / 1024)
     if contract.name == "orpo":
-        # A certain response and an impossible one together are beyond textbook forms.
-        entries = _floats(-60.0, -1e-9, dtype)
-    else:
-        entries = _floats(max(x.low, -reach), min(x.high, reach), dtype)
-    policy = (x.minus_infinity and not x.name.startswith(CONSTANT_LOGPS)) or contract.name == "optimal_policy"
-    return entries | st.just(-np.inf) if infinite and policy and x.minus_infinity else entries
+        return _floats(-60.0, -1e-9, dtype)  # textbook forms fail for a certain response beside an impossible one
+    return _floats(max(x.low, -reach), min(x.high, reach), dtype)
 
 
 def _mend(contract: Contract, found: Inputs) -> None:

@@ -20,7 +20,7 @@ from verify.contract import CONTRACTS, VERSION
 from verify.oracle import Exact, answer
 from verify.oracle.machine import VALUE_DIGITS
 from verify.vectors import FOLDER, path
-from verify.vectors.notes import COMMENTS, notes
+from verify.vectors.notes import notes
 
 SEED = 1
 DIGITS = Context(prec=50)
@@ -71,7 +71,7 @@ def vector(place: int, case: Case) -> dict[str, Any]:
     return {
         "id": place,
         "regime": case.regime,
-        "comment": COMMENTS[case.regime],
+        "comment": case.comment,
         "flags": [note.flag for note in notes(case.operation) if case.regime in note.regimes],
         "dtypes": ["float64", "float32"] if all(map(fits_float32, case.inputs.values())) else ["float64"],
         "inputs": case.inputs,
