@@ -308,10 +308,11 @@ def token_means(draft: Draft) -> None:
 
 
 def orpo(draft: Draft) -> None:
-    """Tiny are the log-probabilities of responses that are almost certain."""
+    """Tiny are the log-probabilities of responses that are almost certain: in each case one whose probability rounds to 1."""
     if draft.regime == "tiny":
         for name in ("policy_chosen_logps", "policy_rejected_logps"):
-            draft.found[name] = -(0.5 ** draft.rng.integers(10, 31, draft.sizes["N"]))
+            exponents = np.resize([30, 23, 12], draft.sizes["N"]) - draft.rng.integers(0, 4)
+            draft.found[name] = -(0.5 ** draft.rng.permutation(exponents))
     token_means(draft)
 
 
