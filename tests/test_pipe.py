@@ -213,8 +213,8 @@ def test_an_end_after_the_last_answer_is_early(spawn: Spawn) -> None:
 
 BROKEN_STARTS = {
     "time.sleep(60)": "no answer within 0.5 s",
-    "say('hello')": "malformed declaration: not JSON",
-    "say('{\"name\": 3}')": "name must be a string, got 3",
+    "say('hello')": "malformed declaration, its first line: not JSON",
+    "say('{\"name\": 3}')": "name must be a string in its declaration, the first line; got 3",
     "sys.exit('no GPU')": "exit code 1 before it answered; got nothing; its stderr ends 'no GPU",
 }
 

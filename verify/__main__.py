@@ -71,9 +71,14 @@ def main(arguments: list[str]) -> int:
     claims = select(options.claims, options.operations)
     if options.explain:
         return explain(options.explain)
+    if not claims:
+        print(
+            f"python -m verify: no claim matches --claims {options.claims} --operations {options.operations}", file=sys.stderr
+        )
+        return 3
     if options.list:
         print("\n".join(f"{claim.id:<44} {claim.statement}" for claim in claims))
-        return 0 if claims else 3
+        return 0
     try:
         return run(options, claims)
     except (BrokenStart, ValueError, OSError) as error:
@@ -151,4 +156,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever was reading has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import selectors
 import shlex
@@ -164,6 +165,13 @@ class _Process:
         return f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
 
 
+def _last_words(stderr: str) -> str:
+    """The last line, and the last place that a traceback names."""
+    places = re.findall(r'File "([^"]+)", line (\d+)', stderr)
+    where = f" at {places[-1][0]}:{places[-1][1]}" if places else ""
+    return quote(stderr.strip().rpartition("\n")[2]) + where
+
+
 class Session:
     """One judged program, started with the session and afresh after a misbehaviour, three times at most.
 
@@ -251,7 +259,7 @@ class Session:
             return process, protocol.parse_declaration(process.ask(encode_line(start), self._start_seconds))
         except (_Fault, ValueError) as error:
             process.kill()
-            said = f"; its stderr ends {quote(self.stderr_tail.strip().rpartition(chr(10))[2])}" if self._errors else ""
+            said = f"; its stderr ends {_last_words(self.stderr_tail)}" if self._errors else ""
             raise BrokenStart(f"{shlex.join(self._command)} did not start: {error}{said}") from None
         except BaseException:
             process.kill()

@@ -3,6 +3,16 @@
 A float is the shortest decimal of its exact float64, or one of the strings "inf", "-inf", "nan", which are
 numbers only where a number is due. An answer is one line of UTF-8 JSON; a broken rule is a finding with its
 own message, never an exception that could be taken for a fault of the judge.
+
+    -> {"cmd": "start", "protocol": 1, "request_seconds": 10}
+    <- {"name": "my-port", "version": "0.1", "language": "rust", "operations": ["dpo"], "dtypes": ["float64"]}
+    -> {"cmd": "run", "id": 7, "operation": "dpo", "dtype": "float64", "inputs": {..., "beta": 0.1}}
+    <- {"id": 7, "outputs": {"losses": [0.69], ...}}        or  {"id": 7, "error": "beta must be > 0, got -1"}
+    -> {"cmd": "stop"}
+
+An array with a zero dimension comes with "shapes": {"rewards": [0, 3]} beside its nested list. One request at a time, answers
+in order, nothing else on standard output; `stop` has no answer, and the program ends with 0. The declaration's dtypes say what
+`--dtype` may ask for.
 """
 
 from __future__ import annotations
@@ -152,10 +162,10 @@ def parse_declaration(line: bytes) -> Declaration:
     try:
         tree = parse_strictly(line)
     except ValueError as error:
-        raise ValueError(f"malformed declaration: {error}; got {quote(line)}") from None
+        raise ValueError(f"malformed declaration, its first line: {error}; got {quote(line)}") from None
     for key in ("name", "version", "language"):
         if not isinstance(tree.get(key), str):
-            raise ValueError(f"{key} must be a string, got {quote(tree.get(key))}")
+            raise ValueError(f"{key} must be a string in its declaration, the first line; got {quote(tree.get(key))}")
     for key in ("operations", "dtypes"):
         names = tree.get(key)
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):

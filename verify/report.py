@@ -19,8 +19,10 @@ SHOWN = 6  # failures of one operation that are shown in full
 
 
 def rows(judgement: Judgement) -> list[tuple[str, str, str, str]]:
-    """One row a method: operation, worst error over its bound, cases, verdict."""
-    return [_row(name, list(found)) for name, found in _by_operation(judgement.outcomes).items()]
+    """One row a method that was measured: operation, worst error over its bound, cases, verdict."""
+    grouped = _by_operation(judgement.outcomes).items()
+    measured = {name: [outcome for outcome in found if outcome.verdict != SKIPPED] for name, found in grouped}
+    return [_row(name, found) for name, found in measured.items() if found]
 
 
 def _by_operation(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
@@ -31,20 +33,13 @@ def _by_operation(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def _row(name: str, outcomes: list[Outcome]) -> tuple[str, str, str, str]:
-    measured = [o for o in outcomes if o.verdict != SKIPPED]
-    if not measured:
-        return name, "", "", f"{SKIPPED} ({outcomes[0].reason})"
-    worst = max(o.evidence.worst for o in measured)
-    verdicts = [o.verdict for o in measured]
+    worst = max(o.evidence.worst for o in outcomes)
+    verdicts = [o.verdict for o in outcomes]
     verdict = next((v for v in (FAILS, DEVIATES) if v in verdicts), HOLDS)
-    failing = [o.claim.id.split(".")[1] for o in measured if o.verdict in (FAILS, DEVIATES)]
+    failing = [o.claim.id.split(".")[1] for o in outcomes if o.verdict in (FAILS, DEVIATES)]
     detail = f" ({', '.join(failing)})" if failing else ""
-    return (
-        name,
-        f"{worst:.3f}" if worst < 1000 else f"{worst:.3g}",
-        str(sum(o.evidence.cases for o in measured)),
-        verdict + detail,
-    )
+    shown = f"{worst:.3f}" if worst < 1000 else f"{worst:.3g}"
+    return name, shown, str(sum(o.evidence.cases for o in outcomes)), verdict + detail
 
 
 class Finding(NamedTuple):
@@ -53,11 +48,13 @@ class Finding(NamedTuple):
     claims: list[str]
     statement: str
     failures: list[Failure]  # of one request
+    more: int = 0  # findings of this operation that are not shown
 
     def text(self) -> str:
         """What went wrong and the call that shows it."""
         said = [line for failure in self.failures for line in (failure.message, *failure.details)]
-        return "\n".join([*said, call_text(self.failures[0])])
+        rest = [f"... and {self.more} more requests of {self.failures[0].operation}"] if self.more else []
+        return "\n".join([*said, call_text(self.failures[0]), *rest])
 
 
 def findings(judgement: Judgement) -> list[Finding]:
@@ -72,7 +69,11 @@ def findings(judgement: Judgement) -> list[Finding]:
         finding = found.setdefault(call_text(smallest), Finding([], outcome.claim.statement, []))
         finding.failures.append(smallest)
         finding.claims.extend(o.claim.id for o, _ in group if o.claim.id not in finding.claims)
-    return [finding for operation in _by_first(found.values()).values() for finding in operation[:SHOWN]]
+    return [finding for operation in _by_first(found.values()).values() for finding in _cut(operation)]
+
+
+def _cut(findings: list[Finding]) -> list[Finding]:
+    return [*findings[: SHOWN - 1], *(f._replace(more=len(findings) - SHOWN) for f in findings[SHOWN - 1 : SHOWN])]
 
 
 def _by_first(found: Iterable[Finding]) -> dict[str, list[Finding]]:
@@ -104,10 +105,14 @@ def terminal(judgement: Judgement) -> str:
     table = [("method", "worst/bound", "cases", "verdict"), *rows(judgement)]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in table]
+    absent = [name for name, found in _by_operation(judgement.outcomes).items() if all(o.verdict == SKIPPED for o in found)]
+    lines += _wrapped(f"not given: {', '.join(absent)}").splitlines() if absent else []
     for found in findings(judgement):
         lines += ["", f"FAILS {', '.join(found.claims)}", *_wrapped(f"not true: {found.statement}").splitlines()]
         lines += ["  " + line for line in found.text().splitlines()]
     lines += deviation_lines(judgement)
+    if not judgement.ran:
+        lines += ["", "It declares no operation that was asked for. `python -m minipref` lists all with their arguments."]
     if judgement.ending:
         lines += ["", f"FAILS to stop: {judgement.ending.kind}: {judgement.ending.message}"]
     if judgement.failed and judgement.stderr.strip():
@@ -128,14 +133,15 @@ def counts(judgement: Judgement) -> str:
     skipped, deviate = judgement.count(SKIPPED), judgement.count(DEVIATES)
     parts = [f"{judgement.count(HOLDS)} hold"]
     parts += [f"{deviate} deviate as listed"] if deviate else []
-    parts += [f"{skipped} skipped"] if skipped else []
+    reasons = sorted({o.reason for o in judgement.outcomes if o.verdict == SKIPPED and o.reason})
+    parts += [f"{skipped} skipped ({', '.join(reasons)})"] if skipped else []
     return f"{len(judgement.outcomes)} claims: {', '.join(parts)}, {judgement.count(FAILS)} fail"
 
 
 def explain(claim: Claim) -> str:
-    """Statement, source, derivation, how it is measured, and which real bugs it guards against."""
+    """Statement, source, derivation, how it is measured, and which real bugs there have been."""
     bugs = [_wrapped(f"{bug.id}: {bug.history} {bug.link}") for bug in museum.by_operation(claim.contract.name)]
-    caught = ["Catches, among the real bugs in the museum:", *bugs] if bugs else ["No bug of the museum lives here."]
+    caught = ["Real bugs of this operation, in the museum:", *bugs] if bugs else ["No bug of the museum lives here."]
     parts = [claim.id, f"  {claim.statement}", f"Source: {claim.source}"]
     parts += [
         "Derivation, as the oracle computes it:",

@@ -46,7 +46,7 @@ class Findings(NamedTuple):
     mutants: int  # general mutants tried
     survivors: list[Survivor]
     stale: list[str]  # listed as equivalent, but caught or gone
-    idle: list[str]  # vectors that catch nothing alone
+    idle: list[str] | None  # vectors that catch nothing alone; None where that was not asked
 
     @property
     def listed(self) -> int:
@@ -79,7 +79,7 @@ def bars(found: Findings, *, whole: bool) -> list[Bar]:
         Bar(f"general mutants: killed {killed} of {found.mutants}, {unlisted} survive unexplained", unlisted == 0),
         *(shares if whole else []),
         Bar(f"listed as equivalent: {found.listed}, and {len(found.stale)} that are caught or gone", not found.stale),
-        Bar(f"vectors that catch nothing alone: {len(found.idle)}", not found.idle),
+        *([] if found.idle is None else [Bar(f"vectors that catch nothing alone: {len(found.idle)}", not found.idle)]),
     ]
 
 
@@ -91,7 +91,7 @@ def text(found: Findings) -> str:
         "Controls": [_control_line(exhibit) for exhibit in found.controls],
         "Survivors": [line for survivor in found.survivors for line in _survivor_lines(survivor)],
         "Listed as equivalent, but caught or gone": [f"  {line}" for line in found.stale],
-        "Vectors that catch nothing alone": [f"  {line}" for line in found.idle],
+        "Vectors that catch nothing alone": [f"  {line}" for line in found.idle or []],
     }
     return "\n".join(f"{title}\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines)
 

@@ -163,7 +163,7 @@ def find(only: str, seed: int, *, alone: bool) -> Findings:
     caught_bugs, accused = list(exhibits(bugs, seed)), list(exhibits(controls, seed))
     alive, stale = survivors(files, seed, total)
     missed = [catch for name in sorted(operations) for catch in sorted_out(name, seed)[1]]
-    return Findings(missed, caught_bugs, accused, total, alive, stale, list(idle_vectors(files, seed)) if alone else [])
+    return Findings(missed, caught_bugs, accused, total, alive, stale, list(idle_vectors(files, seed)) if alone else None)
 
 
 def parser() -> argparse.ArgumentParser:
