@@ -1,0 +1,100 @@
+"""How theory claims are written: a function that measures, under a decorator that says what is claimed.
+
+`@exact` and `@erratum` functions take a random generator and return the numbers of the statement and of its false variant.
+`@symbolic` functions return two expressions, the statement's to vanish identically and its false variant's not to.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toy.experiment import Measured, Reading, Statement
+
+Measure = Callable[[np.random.Generator], Measured]
+Range = tuple[float, float]
+
+WRONG, CONDITIONAL = "wrong", "only under conditions"
+
+
+class Erratum(NamedTuple):
+    """A belief often written, refuted by a counterexample in numbers, and its correction, which holds."""
+
+    statement: Statement  # the correction; its false variant is the belief
+    wrong: str  # WRONG or CONDITIONAL
+    counterexample: str  # a template for the measured numbers
+
+
+class Documentary(NamedTuple):
+    """A belief about history or bibliography: no computation decides it."""
+
+    belief: str
+    correction: str
+    source: str
+
+
+STATED: dict[str, list[Statement]] = {}  # all of them, by the module that states them
+ERRATA: list[Erratum] = []
+
+
+def exact(
+    name: str, *, statement: str, source: str, false: str, allowed: tuple[float, float], measured: str
+) -> Callable[[Callable[[np.random.Generator], Measured]], Statement]:
+    """Registers a claim `theory.<id>` that is measured on numbers."""
+
+    def register(measure: Callable[[np.random.Generator], Measured]) -> Statement:
+        made = Statement(f"theory.{name}", statement, source, false, allowed, measured, measure)
+        STATED.setdefault(measure.__module__, []).append(made)
+        return made
+
+    return register
+
+
+def symbolic(name: str, *, statement: str, source: str, false: str) -> Callable[[Callable[[], tuple[Any, Any]]], Statement]:
+    """Registers a claim `theory.<id>` that is proved: its expressions vanish identically, and the false variant's do not."""
+
+    def register(derive: Callable[[], tuple[Any, Any]]) -> Statement:
+        def measure(rng: np.random.Generator) -> Measured:
+            true, false_variant = derive()
+            return Measured(Reading(_size(true, rng)), Reading(_size(false_variant, rng)))
+
+        measured = "magnitude of what is left after simplification, 0 if nothing is"
+        made = Statement(f"theory.{name}", statement, source, false, (0.0, 0.0), measured, measure)
+        STATED.setdefault(derive.__module__, []).append(made)
+        return made
+
+    return register
+
+
+def erratum(name: str, wrong: str, allowed: Range) -> Callable[[Measure], Erratum]:
+    """Registers a claim `errata.<name>`: Belief, Truth, Source, Measured, and Shown, a template of the counterexample."""
+
+    def register(measure: Measure) -> Erratum:
+        said = fields(measure)
+        texts = said["Truth"], said["Source"], said["Belief"]
+        made = Erratum(Statement(f"errata.{name}", *texts, allowed, said["Measured"], measure), wrong, said["Shown"])
+        STATED.setdefault(measure.__module__, []).append(made.statement)
+        ERRATA.append(made)
+        return made
+
+    return register
+
+
+def fields(function: Callable[..., Any]) -> dict[str, str]:
+    """The fields of a docstring, each from `Name: ` at the start of a line to the next. What stands first has the name ""."""
+    text = inspect.cleandoc(function.__doc__ or "")
+    first, *rest = re.split(r"^(Belief|False|Measured|Shown|Source|Truth): ", text, flags=re.M)
+    return {name: " ".join(said.split()) for name, said in zip(["", *rest[::2]], [first, *rest[1::2]], strict=True)}
+
+
+def _size(expressions: Any, rng: np.random.Generator) -> float:
+    """0 if every expression simplifies to 0, else the largest magnitude at a random point where all symbols are positive."""
+    import sympy
+
+    listed = [sympy.simplify(e) for e in (expressions if isinstance(expressions, (list, tuple)) else [expressions])]
+    left = [expression for expression in listed if expression != 0]
+    symbols = sorted({s for e in left for s in e.free_symbols}, key=str)
+    point = {s: sympy.Rational(int(rng.integers(20, 90)), 100) for s in symbols}
+    return max((abs(float(sympy.N(e.subs(point), 30))) for e in left), default=0.0)
