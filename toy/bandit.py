@@ -20,6 +20,14 @@ Array = np.ndarray
 PairLoss = Callable[[Array, Array, Array, Array], Any]  # as dpo: policy chosen, rejected, reference chosen, rejected
 
 
+class Slopes(NamedTuple):
+    """What `over_pairs` reads of a loss on pairs."""
+
+    losses: Array
+    grad_policy_chosen_logps: Array
+    grad_policy_rejected_logps: Array
+
+
 class World(NamedTuple):
     """True rewards [P, K], the reference's probabilities [P, K], and the strength β of the reference."""
 
