@@ -3,13 +3,13 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help verify quick test lint selftest vectors-check verify-trl clean
+.PHONY: help verify quick test lint selftest toy documents page-test vectors-check verify-trl clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-verify: .venv/ready ## judge this implementation, on NumPy and on PyTorch
-	.venv/bin/python -m verify --impl numpy --impl torch
+verify: .venv/ready ## judge this implementation, on NumPy and on PyTorch, and decide the theory
+	.venv/bin/python -m verify --impl numpy --impl torch --theory
 
 quick: .venv/ready ## the same in less time, with fewer cases
 	.venv/bin/python -m verify --impl numpy --impl torch --profile quick
@@ -24,6 +24,15 @@ lint: .venv/ready ## check style, formatting and types
 
 selftest: .venv/ready ## show that the suite can fail: real bugs and mutants, each to be caught
 	.venv/bin/python -m verify selftest
+
+toy: .venv/ready ## run the exactly solvable worlds: out/toy/index.html has their figures and tables
+	.venv/bin/python -m toy all
+
+documents: .venv/ready ## write what is generated from the claims: errata, table of losses, choices, defaults
+	.venv/bin/python -m verify.theory
+
+page-test: .venv/ready ## test the interactive page in headless Chromium, and the JavaScript port in Node
+	.venv/bin/python -m pytest tests/test_page.py
 
 vectors-check: .venv/ready ## regenerate the frozen vectors and compare them byte for byte
 	.venv/bin/python -m verify.vectors --check

@@ -1,10 +1,14 @@
 """Judges implementations of preference optimization against the frozen contract.
 
-  python -m verify                                      judge minipref itself, on NumPy
+  python -m verify                                      judge minipref itself, on NumPy, and decide the theory
   python -m verify --impl my_losses.py                  judge a Python file: one function an operation
   python -m verify --impl cmd:"./my-port --json"        judge any program that speaks the protocol
   python -m verify --explain dpo.gradient-weight        what a claim says, where it is from, how it is measured
+  python -m verify --claims 'errata.*'                  only these: beliefs often written, refuted
   python -m verify selftest                             prove that the suite can fail
+
+Claims about the mathematics (theory, errata) and those that train something (toy) say nothing about an implementation: they are
+decided where none is named and the profile is not quick, or with --theory.
 
 Exit code: 0 nothing failed, 1 something did, 2 usage or a broken start, 3 nothing ran.
 """
@@ -12,18 +16,22 @@ Exit code: 0 nothing failed, 1 something did, 2 usage or a broken start, 3 nothi
 import argparse
 import contextlib
 import fnmatch
+import itertools
 import os
 import secrets
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from verify import conformance, deviations, page, report
-from verify.claims import PROFILES, Claim, Outcome
+from verify import conformance, deviations, page, report, statements
+from verify.claims import HOLDS, PROFILES, Claim
 from verify.contract import CONTRACTS
 from verify.pipe import BrokenStart
 from verify.runner import Judgement, Plan, judge
+
+Item = TypeVar("Item")
 
 NEEDS = {  # sets of operations by what somebody wants to train with
     "paired": lambda c: c.level == 1 and "policy_chosen_logps" in c.inputs,
@@ -54,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="of the fresh cases; printed; drawn anew by default")
     add("--fresh", type=int, metavar="K", help="fresh cases an operation, instead of the profile's")
     add("--request-seconds", type=float, default=10.0, metavar="S", help="time an answer may take (default 10)")
+    add("--theory", action="store_true", help="also decide theory, errata and experiments beside the --impl named")
     add("--list", action="store_true", help="list the claims and stop")
     add("--explain", metavar="ID", help="explain one claim and stop")
     add("--json", type=Path, metavar="FILE", help="write the report for programs")
@@ -68,19 +77,21 @@ def main(arguments: list[str]) -> int:
 
         return selftest.main(arguments[1:])
     options = parser().parse_args(arguments)
-    claims = select(options.claims, options.operations)
     if options.explain:
         return explain(options.explain)
-    if not claims:
+    claims, chosen = select(options.claims, options.operations), mathematics(options)
+    if options.list:
+        listed = [(claim.id, claim.statement) for claim in claims]
+        listed += [(statement.id, statement.statement) for statement in itertools.chain(*chosen.statements.values())]
+        print("\n".join(f"{name:<44} {sentence}" for name, sentence in listed))
+        return 0
+    if not claims and not chosen.statements:
         print(
             f"python -m verify: no claim matches --claims {options.claims} --operations {options.operations}", file=sys.stderr
         )
         return 3
-    if options.list:
-        print("\n".join(f"{claim.id:<44} {claim.statement}" for claim in claims))
-        return 0
     try:
-        return run(options, claims)
+        return run(options, claims, chosen)
     except (BrokenStart, ValueError, OSError) as error:
         print(f"python -m verify: {error}", file=sys.stderr)
         return 2
@@ -95,16 +106,25 @@ def select(claim_glob: str, operation_glob: str) -> list[Claim]:
     return [c for c in conformance.claims() if c.contract.name in names and fnmatch.fnmatchcase(c.id, claim_glob)]
 
 
+def mathematics(options: argparse.Namespace) -> statements.Chosen:
+    """The statements about no implementation that are asked for."""
+    asked = options.theory or (options.profile != "quick" and not options.impl and options.operations == "*")
+    return statements.select(options.claims) if asked else statements.Chosen({}, {})
+
+
 def explain(identifier: str) -> int:
     for claim in conformance.claims():
         if claim.id == identifier:
             print(report.explain(claim))
             return 0
+    for statement in itertools.chain(*statements.select(identifier).statements.values()):
+        print(statements.explain(statement))
+        return 0
     print(f"python -m verify: --explain must be a claim of --list, got {identifier}", file=sys.stderr)
     return 2
 
 
-def run(options: argparse.Namespace, claims: list[Claim]) -> int:
+def run(options: argparse.Namespace, claims: list[Claim], chosen: statements.Chosen) -> int:
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     if seed < 0 or (options.fresh is not None and options.fresh < 1):
         raise ValueError(f"--seed must be >= 0 and --fresh >= 1, got {seed} and {options.fresh}")
@@ -118,22 +138,33 @@ def run(options: argparse.Namespace, claims: list[Claim]) -> int:
         claims, options.dtype, seed, effort, listed, options.request_seconds, lambda found: progress(found, len(claims))
     )
     judgements = []
-    for name in options.impl or ["numpy"]:
+    for name in (options.impl or ["numpy"]) if claims else []:
         judgements.append(judge(name, plan))
         print(report.terminal(judgements[-1]) + "\n", flush=True)
+    rulings = decide(chosen, seed if effort.random_search else 0)
     for path, text in ((options.json, report.as_json), (options.html, page.as_html)):
         if path:
-            write_whole(path, text(judgements))
-    return exit_code(judgements)
+            write_whole(path, text(judgements, rulings))
+    return exit_code(judgements, rulings)
 
 
-def exit_code(judgements: list[Judgement]) -> int:
-    if any(judgement.failed for judgement in judgements):
+def decide(chosen: statements.Chosen, seed: int) -> list[statements.Ruling]:
+    """Rulings on statements about no implementation, printed; with what could not be loaded, and why."""
+    total = sum(map(len, chosen.statements.values()))
+    rulings = list(progress(statements.decide(chosen.statements, seed), total)) if total else []
+    notes = [f"{module} is not decided: {reason}" for module, reason in chosen.absent.items()]
+    for line in [*([statements.text(rulings)] if rulings else []), *notes]:
+        print(line)
+    return rulings
+
+
+def exit_code(judgements: list[Judgement], rulings: list[statements.Ruling]) -> int:
+    if any(judgement.failed for judgement in judgements) or any(ruling.verdict != HOLDS for ruling in rulings):
         return 1
     return 0 if all(judgement.ran for judgement in judgements) else 3
 
 
-def progress(outcomes: Iterable[Outcome], total: int) -> Iterator[Outcome]:
+def progress(outcomes: Iterable[Item], total: int) -> Iterator[Item]:
     """A bar on a terminal's stderr, where tqdm is installed."""
     with contextlib.suppress(ImportError):
         from tqdm import tqdm

@@ -2,10 +2,12 @@
 
 from html import escape
 
+from toy.experiment import said, span
 from verify import contract
 from verify.claims import Outcome
 from verify.report import Finding, counts, deviation_lines, findings, rows
 from verify.runner import Judgement
+from verify.statements import Ruling, text
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --good: #2a7d4f; --bad: #c0392b; --known: #a67c00 }
@@ -32,9 +34,25 @@ PAGE = """<!doctype html>
 """
 
 
-def as_html(judgements: list[Judgement]) -> str:
-    """One page for all of a run's judgements; it needs nothing else."""
-    return PAGE.format(style=STYLE, version=contract.VERSION, body="\n".join(map(_section, judgements)))
+def as_html(judgements: list[Judgement], rulings: list[Ruling]) -> str:
+    """One page for all of a run's judgements and of what was decided beside them; it needs nothing else."""
+    sections = [*map(_section, judgements), *([_statements(rulings)] if rulings else [])]
+    return PAGE.format(style=STYLE, version=contract.VERSION, body="\n".join(sections))
+
+
+def _statements(rulings: list[Ruling]) -> str:
+    head = ("statement", "source", "measured", "allowed", "false variant", "verdict")
+    return f"<h2>Theory, errata, experiments</h2><pre>{escape(text(rulings))}</pre>" + _table(
+        head, [*map(_ruling_row, rulings)]
+    )
+
+
+def _ruling_row(ruling: Ruling) -> str:
+    statement, (true, false, _) = ruling.statement, ruling.measured
+    cells = [f"<code>{statement.id}</code><br>{escape(statement.statement)}", escape(statement.source)]
+    cells += [f"{said(true)}: {escape(statement.measured)}", span(statement.allowed)]
+    cells += [f"{said(false)}: {escape(statement.false)}", f'<span class="{ruling.verdict}">{ruling.verdict}</span>']
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _section(judgement: Judgement) -> str:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from verify import contract, oracle, vectors
+from verify import contract, oracle, statements, vectors
 from verify.bugs import museum
 from verify.claims import DEVIATES, FAILS, HOLDS, SKIPPED, Claim, Outcome
 from verify.runner import Judgement
+from verify.statements import Ruling
 from verify.subject import Failure
 
 SHOWN = 6  # failures of one operation that are shown in full
@@ -156,13 +157,14 @@ def _wrapped(text: str) -> str:
     )
 
 
-def as_json(judgements: list[Judgement]) -> str:
+def as_json(judgements: list[Judgement], rulings: list[Ruling]) -> str:
     """The report for programs. Numbers that JSON lacks are the strings inf and nan."""
     document = {
         "format": "minipref-report",
         "contract": {"version": contract.VERSION, "hash": contract.HASH},
         "vectors": vectors.HASH,
         "judgements": [_judgement_entry(judgement) for judgement in judgements],
+        "statements": [statements.entry(ruling) for ruling in rulings],
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 

@@ -2,10 +2,12 @@
 
 from typing import Any, NamedTuple
 
+from toy.experiment import said, span
 from verify.bugs.museum import Bug
 from verify.bugs.mutants import Mutant
 from verify.bugs.specimen import SOURCES
 from verify.bugs.trials import Trial
+from verify.statements import Ruling
 from verify.vectors.notes import NOTES
 
 KILLED_AT_LEAST = 0.98
@@ -47,6 +49,12 @@ class Findings(NamedTuple):
     survivors: list[Survivor]
     stale: list[str]  # listed as equivalent, but caught or gone
     idle: list[str] | None  # vectors that catch nothing alone; None where that was not asked
+    variants: list[Ruling]  # claims about the mathematics, whose false variants must be refuted
+
+    @property
+    def indistinct(self) -> list[Ruling]:
+        """Claims that their false variant passes too."""
+        return [ruling for ruling in self.variants if not ruling.measured.false.refutes(ruling.statement.allowed)]
 
     @property
     def listed(self) -> int:
@@ -72,6 +80,8 @@ def bars(found: Findings, *, whole: bool) -> list[Bar]:
         Bar(f"killed {killed / total:.2%}, at least {KILLED_AT_LEAST:.0%}", killed / total >= KILLED_AT_LEAST),
         Bar(f"listed {found.listed / total:.2%}, at most {LISTED_AT_MOST:.1%}", found.listed / total <= LISTED_AT_MOST),
     ]
+    refuted = len(found.variants) - len(found.indistinct)
+    variants = Bar(f"theory: false variants refuted {refuted} of {len(found.variants)}", not found.indistinct)
     return [
         Bar(f"the specification itself misses {len(found.missed)} of its own trials", not found.missed),
         Bar(f"museum: caught {seen} of {len(found.bugs)}", seen == len(found.bugs)),
@@ -79,6 +89,7 @@ def bars(found: Findings, *, whole: bool) -> list[Bar]:
         Bar(f"general mutants: killed {killed} of {found.mutants}, {unlisted} survive unexplained", unlisted == 0),
         *(shares if whole else []),
         Bar(f"listed as equivalent: {found.listed}, and {len(found.stale)} that are caught or gone", not found.stale),
+        *([variants] if found.variants else []),
         *([] if found.idle is None else [Bar(f"vectors that catch nothing alone: {len(found.idle)}", not found.idle)]),
     ]
 
@@ -92,6 +103,7 @@ def text(found: Findings) -> str:
         "Survivors": [line for survivor in found.survivors for line in _survivor_lines(survivor)],
         "Listed as equivalent, but caught or gone": [f"  {line}" for line in found.stale],
         "Vectors that catch nothing alone": [f"  {line}" for line in found.idle or []],
+        "False variants of claims about the mathematics": list(map(_variant_line, found.variants)),
     }
     return "\n".join(f"{title}\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines)
 
@@ -106,6 +118,12 @@ def _bug_lines(exhibit: Exhibit) -> list[str]:
 def _control_line(exhibit: Exhibit) -> str:
     verdict = f"ACCUSED by {exhibit.catch}: {exhibit.catch.message}" if exhibit.catch else "acquitted"
     return f"  {exhibit.bug.id:<40} {exhibit.operation:<24} {verdict}"
+
+
+def _variant_line(ruling: Ruling) -> str:
+    statement, false = ruling.statement, ruling.measured.false
+    verdict = "refuted" if false.refutes(statement.allowed) else "NOT REFUTED: this claim cannot fail"
+    return f"  {statement.id:<48} {verdict}: {said(false)}, where the truth allows {span(statement.allowed)}"
 
 
 def _survivor_lines(survivor: Survivor) -> list[str]:
@@ -127,6 +145,7 @@ def as_data(found: Findings, held: list[Bar]) -> dict[str, Any]:
         "survivors": [_survivor_data(survivor) for survivor in found.survivors],
         "stale": found.stale,
         "idle_vectors": found.idle,
+        "false_variants": {ruling.statement.id: said(ruling.measured.false) for ruling in found.variants},
     }
 
 

@@ -33,48 +33,24 @@ UNREACHED = {
 }
 UNREAD_KEYWORDS = {"source", "level", "gradients", "strict"}
 
-OPERATORS = {
-    ast.Add: (ast.Sub,),
-    ast.Sub: (ast.Add,),
-    ast.Mult: (ast.Div,),
-    ast.Div: (ast.Mult,),
-    ast.Pow: (ast.Mult,),
-    ast.BitAnd: (ast.BitOr,),
-    ast.BitOr: (ast.BitAnd,),
-    ast.And: (ast.Or,),
-    ast.Or: (ast.And,),
-    ast.Lt: (ast.LtE, ast.GtE),
-    ast.LtE: (ast.Lt, ast.Gt),
-    ast.Gt: (ast.GtE, ast.LtE),
-    ast.GtE: (ast.Gt, ast.Lt),
-    ast.Eq: (ast.NotEq,),
-    ast.NotEq: (ast.Eq,),
-    ast.In: (ast.NotIn,),
-    ast.NotIn: (ast.In,),
-    ast.Is: (ast.IsNot,),
-    ast.IsNot: (ast.Is,),
-}
-SIBLINGS = {
-    "exp": ("expm1",),
-    "expm1": ("exp",),
-    "log": ("log1p",),
-    "log1p": ("log",),
+
+def both_ways(*pairs: tuple[Any, Any]) -> dict[Any, tuple[Any, ...]]:
+    """Each of a pair for the other."""
+    return {one: (other,) for pair in pairs for one, other in (pair, pair[::-1])}
+
+
+OPERATORS = both_ways((ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.BitAnd, ast.BitOr), (ast.And, ast.Or))
+OPERATORS |= both_ways((ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot)) | {ast.Pow: (ast.Mult,)}
+OPERATORS |= {ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt)}
+SIBLINGS = both_ways(("exp", "expm1"), ("log", "log1p"), ("softmax", "log_softmax"), ("sum_over", "mean_over"))
+SIBLINGS |= both_ways(("sum", "mean"), ("max", "min"), ("any", "all"))
+SIBLINGS |= {
     "softplus": ("log_sigmoid", "positive_part"),
     "log_sigmoid": ("softplus", "sigmoid"),
     "sigmoid": ("log_sigmoid", "softplus"),
     "log1mexp": ("log_sigmoid",),
     "positive_part": ("softplus", "abs"),
-    "softmax": ("log_softmax",),
-    "log_softmax": ("softmax",),
     "logsumexp": ("mean_over",),
-    "sum_over": ("mean_over",),
-    "mean_over": ("sum_over",),
-    "sum": ("mean",),
-    "mean": ("sum",),
-    "max": ("min",),
-    "min": ("max",),
-    "any": ("all",),
-    "all": ("any",),
     "isneginf": ("isposinf",),
     "isnan": ("isinf",),
     "isfinite": ("isnan",),
@@ -93,7 +69,6 @@ RANGES = {
     "Mask": ("Booleans",),
     "ResponseMask": ("Mask", "Booleans"),
 }
-
 
 Place = ast.stmt | ast.expr | tuple[ast.expr, ast.expr]  # a node, or the first and the last of several
 

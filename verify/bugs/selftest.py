@@ -1,8 +1,10 @@
-"""Proves that the suite can fail: every bug of the museum and every small change of the specification must be caught.
+"""Proves that the suite can fail: every bug of the museum and every small change of the specification must be caught, and
+every claim about the mathematics must fail on the false variant that it declares.
 
   python -m verify selftest                            all of it, about two minutes
   python -m verify selftest --only offline/dpo.py      the bugs and mutants of one file
   python -m verify selftest --only 'orpo-*'            some bugs of the museum
+  python -m verify selftest --only 'theory.*'          the false variants of the theory
   python -m verify selftest --vectors                  also: every frozen vector catches something all by itself
 
 Each change is a copy of the specification in memory, judged in this process on the cases of the operations that it reaches,
@@ -24,6 +26,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from verify import statements
 from verify.bugs.findings import Catch, Exhibit, Findings, Survivor, as_data, bars, text
 from verify.bugs.museum import BUGS, CONTROLS, Bug
 from verify.bugs.mutants import Mutant, mutants
@@ -163,14 +166,22 @@ def find(only: str, seed: int, *, alone: bool) -> Findings:
     caught_bugs, accused = list(exhibits(bugs, seed)), list(exhibits(controls, seed))
     alive, stale = survivors(files, seed, total)
     missed = [catch for name in sorted(operations) for catch in sorted_out(name, seed)[1]]
-    return Findings(missed, caught_bugs, accused, total, alive, stale, list(idle_vectors(files, seed)) if alone else None)
+    idle = list(idle_vectors(files, seed)) if alone else None
+    return Findings(missed, caught_bugs, accused, total, alive, stale, idle, rulings(only))
+
+
+def rulings(only: str) -> list[statements.Ruling]:
+    """Of the claims about the mathematics whose id matches."""
+    chosen = statements.select(only, ("theory", "errata")).statements
+    total = sum(map(len, chosen.values()))
+    return list(progress(statements.decide(chosen, 0), total, "false variants")) if total else []
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "python -m verify selftest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--only", default="*", metavar="GLOB", help="files of the specification, or bugs of the museum")
+    made.add_argument("--only", default="*", metavar="GLOB", help="files, bugs of the museum, claims of the theory")
     made.add_argument("--vectors", action="store_true", help="also try every frozen vector alone")
     made.add_argument("--seed", type=int, default=SEED, help=f"of the fresh cases (default {SEED})")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the findings for programs")
@@ -179,8 +190,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     options, start = parser().parse_args(arguments), time.monotonic()
-    if not fnmatch.filter([*SOURCES, *(bug.id for bug in BUGS + CONTROLS)], options.only):
-        parser().error(f"--only must match a file of the specification or a bug, got {options.only!r}")
+    named = [*SOURCES, *(bug.id for bug in BUGS + CONTROLS)]
+    if not fnmatch.filter(named, options.only) and not statements.select(options.only).statements:
+        parser().error(f"--only must match a file of the specification, a bug or a claim of the theory, got {options.only!r}")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         found = find(options.only, options.seed, alone=options.vectors)

@@ -1,7 +1,8 @@
 """How theory claims are written: a function that measures, under a decorator that says what is claimed.
 
-`@exact` and `@erratum` functions take a random generator and return the numbers of the statement and of its false variant.
-`@symbolic` functions return two expressions, the statement's to vanish identically and its false variant's not to.
+The docstring of such a function is the claim: fields of text, each on lines of its own. `@exact` and `@erratum` functions take
+a random generator and return the numbers of the statement and of its false variant. `@symbolic` functions return two
+expressions, the statement's to vanish identically and its false variant's not to.
 """
 
 import inspect
@@ -39,33 +40,34 @@ STATED: dict[str, list[Statement]] = {}  # all of them, by the module that state
 ERRATA: list[Erratum] = []
 
 
-def exact(
-    name: str, *, statement: str, source: str, false: str, allowed: tuple[float, float], measured: str
-) -> Callable[[Callable[[np.random.Generator], Measured]], Statement]:
-    """Registers a claim `theory.<id>` that is measured on numbers."""
+def exact(name: str, allowed: Range, measured: str = "") -> Callable[[Measure], Statement]:
+    """Registers a claim `theory.<name>`. Fields: the statement first, then Source, False, and Measured unless it is given."""
 
-    def register(measure: Callable[[np.random.Generator], Measured]) -> Statement:
-        made = Statement(f"theory.{name}", statement, source, false, allowed, measured, measure)
-        STATED.setdefault(measure.__module__, []).append(made)
-        return made
+    def register(measure: Measure) -> Statement:
+        said = fields(measure)
+        return _stated(f"theory.{name}", said, allowed, measured or said["Measured"], measure.__module__, measure)
 
     return register
 
 
-def symbolic(name: str, *, statement: str, source: str, false: str) -> Callable[[Callable[[], tuple[Any, Any]]], Statement]:
-    """Registers a claim `theory.<id>` that is proved: its expressions vanish identically, and the false variant's do not."""
+def symbolic(name: str) -> Callable[[Callable[[], tuple[Any, Any]]], Statement]:
+    """Registers a claim `theory.<name>` that is proved: its expressions vanish identically, and the false variant's do not."""
 
     def register(derive: Callable[[], tuple[Any, Any]]) -> Statement:
         def measure(rng: np.random.Generator) -> Measured:
-            true, false_variant = derive()
-            return Measured(Reading(_size(true, rng)), Reading(_size(false_variant, rng)))
+            true, false = derive()
+            return Measured(Reading(_size(true, rng)), Reading(_size(false, rng)))
 
-        measured = "magnitude of what is left after simplification, 0 if nothing is"
-        made = Statement(f"theory.{name}", statement, source, false, (0.0, 0.0), measured, measure)
-        STATED.setdefault(derive.__module__, []).append(made)
-        return made
+        left = "magnitude of what is left after simplification, 0 if nothing is"
+        return _stated(f"theory.{name}", fields(derive), (0.0, 0.0), left, derive.__module__, measure)
 
     return register
+
+
+def _stated(name: str, said: dict[str, str], allowed: Range, measured: str, module: str, measure: Measure) -> Statement:
+    made = Statement(name, said[""], said["Source"], said["False"], allowed, measured, measure)
+    STATED.setdefault(module, []).append(made)
+    return made
 
 
 def erratum(name: str, wrong: str, allowed: Range) -> Callable[[Measure], Erratum]:

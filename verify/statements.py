@@ -1,0 +1,142 @@
+"""Claims about the mathematics, and claims that train something: loaded and decided only when asked for.
+
+They say nothing about the implementation that is judged. Kinds, counted apart: `theory`, proved or measured on finite worlds;
+`errata`, where a belief is refuted and its correction holds; `experiment`, what the toy worlds back.
+"""
+
+import fnmatch
+import importlib
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toy import NAMES
+from toy.experiment import HOLDS, INCONCLUSIVE, Measured, Reading, Statement, said, span
+
+KINDS = {
+    **{f"toy.{name}": "experiment" for name in NAMES},
+    "verify.theory.symbolic": "theory",
+    "verify.theory.worlds": "theory",
+    "verify.theory.errata_dpo": "errata",
+    "verify.theory.errata_family": "errata",
+}
+
+
+class Ruling(NamedTuple):
+    """A statement's verdict (HOLDS, FAILS, INCONCLUSIVE) and what it rests on."""
+
+    kind: str
+    statement: Statement
+    measured: Measured
+
+    @property
+    def verdict(self) -> str:
+        return self.measured.verdict(self.statement.allowed)
+
+
+def stated(module: str) -> list[Statement]:
+    """What a module of KINDS states, in its order. Raises ImportError where something that it needs is not installed."""
+    loaded = importlib.import_module(module)
+    if module.startswith("toy."):
+        return list(loaded.EXPERIMENT.statements)
+    from verify.theory.claim import STATED
+
+    return STATED[module]
+
+
+class Chosen(NamedTuple):
+    """Statements by module, and by module why it cannot be loaded."""
+
+    statements: dict[str, list[Statement]]
+    absent: dict[str, str]
+
+
+def select(glob: str, kinds: Iterable[str] = ("theory", "errata", "experiment")) -> Chosen:
+    """The statements of some kinds whose id matches."""
+    chosen = Chosen({}, {})
+    for module in (module for module, kind in KINDS.items() if kind in kinds):
+        try:
+            found = [statement for statement in stated(module) if fnmatch.fnmatchcase(statement.id, glob)]
+        except ImportError as error:
+            chosen.absent[module] = str(error)
+        else:
+            chosen.statements.update({module: found} if found else {})
+    return chosen
+
+
+def decide(chosen: dict[str, list[Statement]], seed: int) -> Iterator[Ruling]:
+    """A ruling for each, in order. Modules run beside each other, two at a time; an error inside one ends the run."""
+    names = [[statement.id for statement in found] for found in chosen.values()]
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        answers = pool.map(measure, chosen, names, [seed] * len(names))
+        for (module, found), measured in zip(chosen.items(), answers, strict=True):
+            yield from (Ruling(KINDS[module], s, m) for s, m in zip(found, measured, strict=True))
+
+
+def measure(module: str, names: Iterable[str], seed: int) -> list[Measured]:
+    """What some statements of a module measure: of an experiment that has run once, or each with its own generator."""
+    by_id = {statement.id: statement for statement in stated(module)}
+    if module.startswith("toy."):
+        numbers = importlib.import_module(module).EXPERIMENT.run(seed)
+        return [by_id[name].read(numbers) for name in names]
+    return [by_id[name].read(np.random.default_rng(seed)) for name in names]
+
+
+def text(rulings: list[Ruling]) -> str:
+    """What does not hold, in full, and a line of counts for each kind."""
+    failing = [ruling for ruling in rulings if ruling.verdict != HOLDS]
+    kinds = dict.fromkeys(ruling.kind for ruling in rulings)
+    return "\n".join([*map(_described, failing), *(_count([r for r in rulings if r.kind == kind]) for kind in kinds)])
+
+
+def _described(ruling: Ruling) -> str:
+    statement, (true, false, _) = ruling.statement, ruling.measured
+    return "\n".join(
+        [
+            f"{ruling.verdict} {statement.id}: {statement.statement}",
+            f"  {statement.measured}: {said(true)}, allowed {span(statement.allowed)}",
+            f"  of the false variant, which must lie outside: {said(false)} ({statement.false})\n",
+        ]
+    )
+
+
+def _count(rulings: list[Ruling]) -> str:
+    """`N theory claims: N hold, 0 fail`; of errata also how many beliefs are refuted."""
+    kind, total = rulings[0].kind, len(rulings)
+    hold, open_ = (sum(r.verdict == verdict for r in rulings) for verdict in (HOLDS, INCONCLUSIVE))
+    beliefs = sum(r.measured.false.refutes(r.statement.allowed) for r in rulings)
+    head = f"{total} errata: {beliefs} beliefs REFUTED, corrections" if kind == "errata" else f"{total} {kind} claims"
+    return f"{head}: {hold} hold, " + (f"{open_} inconclusive, " if open_ else "") + f"{total - hold - open_} fail"
+
+
+def entry(ruling: Ruling) -> dict[str, Any]:
+    """A ruling for programs."""
+    statement, (true, false, numbers) = ruling.statement, ruling.measured
+    return {
+        "id": statement.id,
+        "kind": ruling.kind,
+        "statement": statement.statement,
+        "verdict": ruling.verdict,
+        "measured": {"what": statement.measured, **_reading(true), "allowed": list(map(_number, statement.allowed))},
+        "false_variant": {"statement": statement.false, **_reading(false)},
+        "numbers": {name: str(value) for name, value in numbers.items()},
+    }
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    return {"value": _number(reading.value), "standard_error": _number(reading.error)}
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def explain(statement: Statement) -> str:
+    """The statement, its source, how it is measured, what is allowed, and its false variant."""
+    lines = [statement.id, f"  {statement.statement}", f"Source: {statement.source}"]
+    lines += [f"Measured: {statement.measured}", f"Holds within: {span(statement.allowed)}"]
+    return "\n".join([*lines, f"False variant, which must lie outside: {statement.false}"])
