@@ -47,7 +47,7 @@ def test_every_claim_that_a_document_cites_exists() -> None:
 
 def test_every_number_of_a_counterexample_is_measured() -> None:
     for erratum in ledger.errata():
-        named = {field.split(".")[0] for _, field, *_ in string.Formatter().parse(erratum.counterexample) if field}
+        named = {re.split(r"[.[]", field)[0] for _, field, *_ in string.Formatter().parse(erratum.counterexample) if field}
         assert named, f"{erratum.statement.id}: a counterexample has numbers"
         assert named <= erratum.statement.read(np.random.default_rng(0)).numbers.keys()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from toy.experiment import Measured, said, span
 from verify.statements import KINDS, stated
-from verify.theory.claim import ERRATA, Documentary, Erratum
+from verify.theory.claim import ERRATA, WRONG, Documentary, Erratum
 
 SEED = 0
 HEAD = """# Errata of preference optimization
@@ -26,8 +26,10 @@ python -m verify --claims 'errata.*'
 
 Cite an entry by its id. `python -m verify.theory` generates this page; its numbers are measured at seed {seed}.
 
-β is the strength of the reference; h the gap between the log-ratios log π/π_ref of the chosen and of the rejected response;
-r̂ = β log π/π_ref the implicit reward; σ the logistic function. Logarithms are natural, in nats.
+R is the true reward, π_ref the reference, β its strength, and π* = π_ref e^(R/β)/Z the optimum of E[R] - β KL(π || π_ref), with Z
+to normalize it. y_w is the chosen response and y_l the rejected one; h is the gap between their log-ratios log π/π_ref,
+r̂ = β log π/π_ref the implicit reward, σ the logistic function. Logarithms are natural, in nats. In a *table* each response has
+one free logit; a *shared weight* moves the logits of several at once.
 
 | belief | verdict | claim |
 |---|---|---|
@@ -84,7 +86,7 @@ def true_statements() -> list[tuple[str, str, str]]:
 def document() -> str:
     """The text of ERRATA.md."""
     listed = errata()
-    wrong = sum(erratum.wrong == "wrong" for erratum in listed)
+    wrong = sum(erratum.wrong == WRONG for erratum in listed)
     index = [f"| {_cell(e.statement.false)} | {e.wrong} | [`{e.statement.id}`](#{_anchor(e.statement.id)}) |" for e in listed]
     parts = [
         HEAD.format(
@@ -111,7 +113,7 @@ def _entry(erratum: Erratum, measured: Measured) -> str:
     return ENTRY.format(
         id=statement.id,
         belief=statement.false,
-        verdict="REFUTED" if erratum.wrong == "wrong" else "REFUTED as it stands: true only under conditions",
+        verdict="REFUTED" if erratum.wrong == WRONG else "REFUTED as it stands: true only under conditions",
         counterexample=erratum.counterexample.format(**measured.numbers),
         correction=statement.statement,
         source=statement.source,
