@@ -128,7 +128,8 @@ def entry(ruling: Ruling) -> dict[str, Any]:
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
-    return {"value": _number(reading.value), "standard_error": _number(reading.error)}
+    numbers = {"value": reading.value, "standard_error": reading.error, "detects_beyond": reading.detectable}
+    return {name: _number(value) for name, value in numbers.items()}
 
 
 def _number(value: float) -> float | str:

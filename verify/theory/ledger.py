@@ -26,8 +26,8 @@ python -m verify --claims 'errata.*'
 
 Cite an entry by its id. `python -m verify.theory` generates this page; its numbers are measured at seed {seed}.
 
-R is the true reward, π_ref the reference, β its strength, and π* = π_ref e^(R/β)/Z the optimum of E[R] - β KL(π || π_ref), with Z
-to normalize it. y_w is the chosen response and y_l the rejected one; h is the gap between their log-ratios log π/π_ref,
+R is the true reward, π_ref the reference, β its strength, and π* = π_ref e^(R/β)/Z the optimum of E[R] - β KL(π || π_ref),
+where Z normalizes. y_w is the chosen response and y_l the rejected one; h is the gap between their log-ratios log π/π_ref,
 r̂ = β log π/π_ref the implicit reward, σ the logistic function. Logarithms are natural, in nats. In a *table* each response has
 one free logit; a *shared weight* moves the logits of several at once.
 
@@ -126,7 +126,7 @@ def _entry(erratum: Erratum, measured: Measured) -> str:
 
 def _printed(value: float, text: str) -> str:
     """A number as every machine prints it: rounding errors differ from one to the next."""
-    return "below 1e-9" if abs(value) < 1e-9 else text
+    return "rounding errors only" if abs(value) < 1e-9 else text
 
 
 def _cell(text: str) -> str:
