@@ -87,6 +87,11 @@ def to_logits(slopes: Array, policy: Array) -> Array:
     return slopes - policy * slopes.sum(1, keepdims=True)
 
 
+def of_lengths_one(loss: Callable[..., Any], **settings: float) -> PairLoss:
+    """A loss without a reference, ORPO or SimPO, as one on four log-probabilities of responses of one token."""
+    return lambda chosen, rejected, *_: loss(chosen, rejected, *2 * [np.ones(len(chosen), int)], **settings)
+
+
 def over_pairs(loss: PairLoss, logps: Array, reference_logps: Array, weights: Array) -> tuple[float, Array]:
     """Σ weights[p, i, j] loss(i chosen, j rejected) over all ordered pairs, and its slopes in the log-probabilities [P, K].
 
@@ -122,7 +127,24 @@ def descend(gradient: Callable[[Array], Array], logits: Array, step: float, step
     return logits
 
 
+def path(gradient: Callable[[Array], Array], logits: Array, step: float, steps: int) -> Array:
+    """Where gradient descent goes: the logits at the start and after each step, [steps + 1, P, K]."""
+    seen = [logits]
+    for _ in range(steps):
+        seen.append(seen[-1] - step * gradient(seen[-1]))
+    return np.array(seen)
+
+
+def moved(logits: Array) -> Array:
+    """How far a `path` took each last response's logit, against the mean of the others' [P]: levels are free."""
+    change = logits[-1] - logits[0]
+    return change[:, -1] - change[:, :-1].mean(1)
+
+
 def different_pairs(world: World) -> Array:
-    """Exact Bradley-Terry labels on every pair of two different responses, all pairs alike: weights [P, K, K]."""
+    """Exact Bradley-Terry labels on every pair of two different responses, all pairs alike: weights [P, K, K].
+
+    They sum to 1/2 for each prompt: the chance that two responses are drawn in this order and the first wins.
+    """
     responses = world.rewards.shape[1]
     return world.preferences * (1 - np.eye(responses)) / (responses * (responses - 1))

@@ -104,13 +104,14 @@ def _cell(value: Any) -> str:
 
 
 def verdicts(experiment: Experiment, numbers: Any) -> str:
-    """A line for each statement: what was measured, what is allowed, what the false variant gave."""
+    """A line for each statement: the number, what is allowed, how far beyond a truth is found out, the false variant's."""
     rows = []
     for statement in experiment.statements:
         found = statement.read(numbers)
         verdict, allowed = found.verdict(statement.allowed), span(statement.allowed)
-        rows.append((statement.id, verdict, said(found.true), allowed, said(found.false)))
-    return table(("statement", "verdict", "measured", "allowed", "false variant"), rows)
+        detects = f"{found.true.detectable:.2g}" if found.true.error else "any"
+        rows.append((statement.id, verdict, said(found.true), allowed, detects, said(found.false)))
+    return table(("statement", "verdict", "measured", "allowed", "detects beyond", "false variant"), rows)
 
 
 def said(reading: Reading) -> str:
@@ -137,6 +138,7 @@ def save(experiment: Experiment, numbers: Any, path: Path) -> None:
 
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
+    "axes.prop_cycle": "cycler('color', ['0072b2', 'd55e00', '009e73', 'cc79a7', '555555'])",  # C0 to C4: colour-blind safe
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": "medium",
