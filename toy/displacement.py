@@ -1,155 +1,119 @@
-"""Where probability goes: what pairs push down, what they never show, and what holds the chosen response up.
+"""Where probability goes: why DPO can lower the chosen response too, what holds it up, and what becomes of unseen responses.
 
-A policy with shared parameters θ: log π(y) = log π_ref(y) + φ(y)·θ - log Z, with features φ(y) of each response. A pair loss
-whose two slopes cancel moves θ along d = φ(w) - φ(l) and nowhere else, so the gap h of the log-ratios says where the policy is:
+First, one pair, chosen w and rejected l, in a policy with shared parameters θ, trained from π_ref by gradient descent in θ:
 
-    log π(y) = log π_ref(y) + h φ(y)·d / |d|² - log Z        if some φ(y)·d exceeds φ(w)·d, log π(w) falls without end
+    log π(y) = log π_ref(y) + φ(y)·θ - log Z                     φ(y) are the features of response y
 
-A table (φ = identity, a logit for each response) cannot do so: there φ(w)·d is the largest. Its logits in the pairs keep their
-sum, those in no pair stay where they were. DPO's optimum on exact Bradley-Terry labels of rewards R, whose mean over the
-responses that pairs show is R̄, gives an unseen response o
+A loss of log π(w) - log π(l) alone moves θ along d = φ(w) - φ(l) and nowhere else, so the gap h of the two log-ratios
+log(π/π_ref) says where the policy is. With Z its normalization, as above,
+
+    log π(y) = log π_ref(y) + h φ(y)·d/|d|² - log Z              if some φ(y)·d exceeds φ(w)·d, log π(w) falls without end
+
+In a table, a logit of its own for each response, φ(w)·d is the largest. Likelihood terms hold log π(w) up: training that lowers
+A - α log π(w), A >= 0, lets it fall by at most A(0)/α.
+
+Then a table again, and Bradley-Terry labels of rewards R on pairs that never show the best response o. DPO keeps the sum of the
+logits in the pairs and leaves the others where they were, so with the mean R̄ of R over what the pairs show, its optimum has
 
     π(o) = π_ref(o) / [π_ref(o) + Σ_seen π_ref(y) e^{(R(y) - R̄)/β}]
 
-DPO: arXiv:2305.18290v3 equation 7. Both likelihoods falling, and likelihood terms against it: arXiv:2402.13228,
-arXiv:2404.19733, arXiv:2410.05779. Training that lowers A - α log π(w), A >= 0, lets log π(w) fall by at most A(0)/α.
+DPO: arXiv:2305.18290v3 equation 7. Both likelihoods falling: arXiv:2402.13228, arXiv:2410.08847. DPO with a likelihood term:
+arXiv:2404.19733.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from minipref import dpo, ipo, kl_regularized_objective, kto, orpo, simpo
+from minipref import dpo, ipo, orpo, simpo
 from minipref.arrays import log_softmax, softmax
 
-from .bandit import Array, PairLoss, Slopes, World, pair_gradient
+from .bandit import Array, PairLoss, Slopes, World, different_pairs, moved, of_lengths_one, pair_gradient, path
 from .experiment import Experiment, Measured, Reading, Statement, table
+from .roads import pair_field, reward_field
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555"
-WORLDS, UPDATES = 100, 400
-FEATURES = np.array([[[1.0, 1.0], [0.0, 1.0], [3.0, 0.0]]])  # chosen, rejected, and one with more of what tells the two apart
-TABLE = np.eye(3)[None]
-REWARDS = np.array([1.6, 0.8, 0.4, 0.0, -0.4, -0.8])  # of `coverage`: the best is in no pair
-DPO = partial(dpo.formula, beta=0.3)
+BETA, UPDATES = 0.5, 400
+OUTDONE = [[1, 1, 0], [0, 1, 0], [3, 0, 0]]  # features of w, l, and one in no pair with more of what tells the two apart
+WORLDS = 100  # these features, a table, then random features
+REWARDS = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.6])  # the best is in no pair
+LIKED = softmax(np.array([[-2.0], [1.0]]) * REWARDS[:-1])  # by a reference that likes the bad, by one that likes the good
+WORLD = World(np.array([REWARDS, REWARDS]), np.append(0.94 * LIKED, [[0.06], [0.06]], axis=1), BETA)
+DPO = partial(dpo.formula, beta=BETA)
 
 
-def dpo_nll(up: Array, down: Array, *references: Array) -> Slopes:
+def dpo_nll(chosen: Array, rejected: Array, *references: Array) -> Slopes:
     """DPO minus the chosen response's log-likelihood: α = 1."""
-    losses, slope_up, slope_down, *_ = DPO(up, down, *references)
-    return Slopes(losses - up, slope_up - 1, slope_down)
+    losses, slope_chosen, slope_rejected, *_ = DPO(chosen, rejected, *references)
+    return Slopes(losses - chosen, slope_chosen - 1, slope_rejected)
 
 
-def kto_pair(up: Array, down: Array, reference_up: Array, reference_down: Array) -> Slopes:
-    """KTO on the two halves of a pair, its reference point at the floor of 0."""
-    good = kto.formula(up, reference_up, np.full(len(up), True), 0.0, 0.3)
-    bad = kto.formula(down, reference_down, np.full(len(down), False), 0.0, 0.3)
-    return Slopes(good.losses + bad.losses, good.grad_policy_logps, bad.grad_policy_logps)
-
-
-def push_pull(up: Array, down: Array, *_: Array) -> Slopes:
-    """log π(l) - log π(w): DPO without its weight σ(-h) and without a reference."""
-    return Slopes(down - up, -np.ones_like(up), np.ones_like(down))
-
-
-def without_reference(loss: Callable[..., Any], *strengths: float) -> PairLoss:
-    """ORPO or SimPO, on responses of one token."""
-    return lambda up, down, *_: loss(up, down, np.ones_like(up), np.ones_like(down), *strengths)
+def push_pull(chosen: Array, rejected: Array, *_: Array) -> Slopes:
+    """log π(l) - log π(w): DPO without its weight σ(-βh), and so without its reference."""
+    return Slopes(rejected - chosen, -np.ones_like(chosen), np.ones_like(rejected))
 
 
 METHODS: dict[str, tuple[PairLoss, float]] = {  # each with its step
     "DPO": (DPO, 1.0),
     "IPO": (partial(ipo.formula, beta=0.1), 0.02),
-    "SimPO": (without_reference(simpo.formula, 2.0, 0.5), 0.2),
-    "KTO": (kto_pair, 2.0),
-    "ORPO": (without_reference(orpo.formula, 1.0), 0.1),
+    "SimPO": (of_lengths_one(simpo.formula, beta=2.0, gamma=0.5), 0.1),
+    "ORPO": (of_lengths_one(orpo.formula, odds_weight=1.0), 0.1),
     "DPO + NLL": (dpo_nll, 0.1),
 }
 
-TWO: dict[str, tuple[PairLoss, float]] = {"DPO": (DPO, 20.0), "push": (push_pull, 0.02)}
-
-
-def train(slope: Callable[[Array], Array], features: Array, start: Array, step: float, updates: int) -> Array:
-    """log π after each update [updates + 1, P, K], of logits [P, K] = start + features [P, K, D] · θ [P, D]."""
-    theta, history = np.zeros_like(features[:, 0]), []
-    for _ in range(updates + 1):
-        logits = start + np.einsum("pkd,pd->pk", features, theta)
-        history.append(log_softmax(logits))
-        theta = theta - step * np.einsum("pkd,pk->pd", features, slope(logits))
-    return np.array(history)
-
 
 def on_one_pair(loss: PairLoss, step: float, features: Array, agree: float = 1.0) -> Array:
-    """Training from a uniform reference where that share of the labellers prefers response 0 to response 1."""
-    start, weights = np.zeros(features.shape[:2]), np.zeros((*features.shape[:2], features.shape[1]))
+    """log π [UPDATES + 1, P, 3] from a uniform reference; that share of the labellers prefers response 0 to response 1."""
+    weights = np.zeros_like(features)
     weights[:, 0, 1], weights[:, 1, 0] = agree, 1 - agree
-    return train(lambda z: pair_gradient(loss, z, log_softmax(start), weights), features, start, step, UPDATES)
+    start = np.zeros(features.shape[:2])
+    kernel = features @ features.transpose(0, 2, 1)  # a step down the slopes in θ moves the logits by this times their slopes
+
+    def slopes(logits: Array) -> Array:
+        return np.einsum("pij,pj->pi", kernel, pair_gradient(loss, logits, log_softmax(start), weights))
+
+    return log_softmax(path(slopes, start, step, UPDATES))
 
 
-class Coverage(NamedTuple):
-    """Two references, one that likes the bad responses and one that likes the good: probability of the best, [T, 2] or [2]."""
+def on_unseen() -> dict[str, Array]:
+    """Logits [2001, 2, 6] of each method, from the reference on; every expectation is exact."""
+    shown = different_pairs(WORLD)
+    shown[:, -1] = shown[:, :, -1] = 0
 
-    offline: Array
-    online: Array
-    ascent: Array
-    predicted: Array  # where DPO on fixed pairs ends by the closed form
-    optimum: Array
-    moved: Array  # what DPO on fixed pairs added to the best one's logit, against the mean of the others [2]
+    def sampled(policy: Array) -> Array:
+        return WORLD.preferences * policy[:, :, None] * policy[:, None, :]
 
-
-def coverage() -> Coverage:
-    reference = np.concatenate([np.full((2, 1), 0.06), 0.94 * softmax(np.array([[-2.0], [1.0]]) * REWARDS[1:])], axis=1)
-    world = World(np.array([REWARDS, REWARDS]), reference, 0.5)
-    start, identity, loss = world.reference_logps, np.array([np.eye(6), np.eye(6)]), partial(dpo.formula, beta=world.beta)
-    shown = world.preferences * (1 - np.eye(6)) / 20
-    shown[:, 0, :] = shown[:, :, 0] = 0
-
-    def online(logits: Array) -> Array:
-        policy = softmax(logits)
-        return pair_gradient(loss, logits, start, world.preferences * policy[:, :, None] * policy[:, None, :])
-
-    def downhill(logits: Array) -> Array:
-        return -kl_regularized_objective.formula(logits, world.rewards, start, world.beta).grad_policy_logits
-
-    offline = train(lambda logits: pair_gradient(loss, logits, start, shown), identity, start, 30.0, 2000)
-    on_policy = [train(slope, identity, start, step, 2000) for slope, step in ((online, 50.0), (downhill, 5.0))]
-    rivals = reference[:, 1:] * np.exp((REWARDS[1:] - REWARDS[1:].mean()) / world.beta)
-    predicted = reference[:, 0] / (reference[:, 0] + rivals.sum(1))
-    shares = [np.exp(history[:, :, 0]) for history in (offline, *on_policy)]
-    moved = offline[-1] - start
-    return Coverage(shares[0], shares[1], shares[2], predicted, world.optimum[:, 0], moved[:, 0] - moved[:, 1:].mean(1))
+    methods = {
+        "DPO, fixed pairs": (pair_field(DPO, WORLD, shown), 45.0),
+        "online DPO": (pair_field(DPO, WORLD, sampled), 50.0),
+        "policy gradient": (reward_field(WORLD), 5.0),
+    }
+    return {name: path(field, WORLD.reference_logps, step, 2000) for name, (field, step) in methods.items()}
 
 
 class Numbers(NamedTuple):
-    three: dict[str, Array]  # log π [T, 3] on one pair of FEATURES, by method
-    tables: dict[str, Array]  # log π [T, 3] on one pair of TABLE where 80 % of the labellers agree, with and without a weight
-    features: Array  # [WORLDS, 6, 3], random
-    worlds: dict[str, Array]  # log π [T, WORLDS, 6] on one pair of each, by method
-    shifted: dict[str, Array]  # what a common shift of both log-probabilities changes in losses and slopes
-    coverage: Coverage
+    features: Array  # [WORLDS, 3, 3]: OUTDONE, a table's, then random
+    runs: dict[str, Array]  # log π [UPDATES + 1, WORLDS, 3] on one pair, by method
+    divided: dict[str, Array]  # log π [UPDATES + 1, 1, 3] of OUTDONE, where 20 % of the labellers disagree
+    unseen: dict[str, Array]  # logits [2001, 2, 6] in WORLD, by method
 
 
 def run(seed: int) -> Numbers:
-    rng = np.random.default_rng(seed)
-    features = rng.normal(size=(WORLDS, 6, 3))
-    pair, shift = rng.normal(size=(4, 1000)), rng.normal(scale=10.0, size=1000)
-    both = pair + np.stack([shift, shift, 0 * shift, 0 * shift])
+    features = np.random.default_rng(seed).normal(size=(WORLDS, 3, 3))
+    features[:2] = OUTDONE, np.eye(3)
     return Numbers(
-        {name: on_one_pair(*method, FEATURES)[:, 0] for name, method in METHODS.items()},
-        {name: on_one_pair(*method, TABLE, 0.8)[:, 0] for name, method in TWO.items()},
         features,
-        {name: on_one_pair(*method, features) for name, method in METHODS.items()},
-        {name: np.array(loss(*both)[:3]) - np.array(loss(*pair)[:3]) for name, loss in (("DPO", DPO), ("NLL", dpo_nll))},
-        coverage(),
+        {name: on_one_pair(loss, step, features) for name, (loss, step) in METHODS.items()},
+        {"DPO": on_one_pair(DPO, 5.0, features[:1], 0.8), "push": on_one_pair(push_pull, 0.02, features[:1], 0.8)},
+        on_unseen(),
     )
 
 
 def gap(logps: Array) -> Array:
+    """h [...] of log π [..., 3], the reference uniform."""
     return logps[..., 0] - logps[..., 1]
 
 
@@ -159,84 +123,85 @@ def price(logps: Array) -> Reading:
     return Reading(float(gained[0] / gap(gained)))
 
 
-def growth(logps: Array) -> Reading:
-    """Of the gap in the second half of the updates, over that in the first."""
-    first, middle, last = gap(logps)[[0, UPDATES // 2, -1]]
-    return Reading(float((last - middle) / (middle - first)))
-
-
 def off_the_curve(numbers: Numbers, *methods: str) -> Reading:
     """Largest distance of any log π from what features and gap predict, over all updates and worlds."""
     d = numbers.features[:, 0] - numbers.features[:, 1]
     along = np.einsum("pkd,pd->pk", numbers.features, d / (d * d).sum(1, keepdims=True))
-    runs = [numbers.worlds[name] for name in methods]
+    runs = [numbers.runs[name] for name in methods]
     return Reading.worst(*(logps - log_softmax(gap(logps)[..., None] * along) for logps in runs))
 
 
 def deepest(numbers: Numbers, *methods: str) -> Reading:
     """How far log π(w) was below its reference, in nats, in the worst of all updates and worlds."""
-    return Reading(float(np.max([numbers.worlds[name][0, :, 0] - numbers.worlds[name][..., 0] for name in methods])))
+    return Reading(float(np.max([-np.log(3) - numbers.runs[name][..., 0] for name in methods])))
 
 
-def fallen(logps: Array) -> float:
-    """Percentage of the worlds [T, WORLDS, 6] in which chosen and rejected both ended below the reference."""
-    return float(100 * np.mean(np.all(logps[-1, :, :2] < logps[0, :, :2], axis=1)))
+def level(loss: PairLoss, logps: Array) -> Reading:
+    """Largest change of losses and slopes at these log π [..., 3] if w and l both lose 10 nats more."""
+    chosen, rejected, reference = logps[..., 0].ravel(), logps[..., 1].ravel(), np.full(logps[..., 0].size, -np.log(3))
+    before, after = (np.array(loss(chosen - lost, rejected - lost, reference, reference)[:3]) for lost in (0, 10))
+    return Reading.worst(after - before)
+
+
+def growth(logps: Array) -> Reading:
+    """Of the gap in the second half of the updates [T, 3], over that in the first."""
+    first, middle, last = gap(logps)[[0, UPDATES // 2, -1]]
+    return Reading(float((last - middle) / (middle - first)))
+
+
+def share(logits: Array) -> Array:
+    """Probability [...] of the last response, from logits [..., 6]."""
+    return softmax(logits)[..., -1]
+
+
+def predicted() -> Array:
+    """Where DPO on fixed pairs takes the unseen response: the equation of this file [2]."""
+    seen = WORLD.reference[:, :-1] * np.exp((REWARDS[:-1] - REWARDS[:-1].mean()) / BETA)
+    return WORLD.reference[:, -1] / (WORLD.reference[:, -1] + seen.sum(1))
+
+
+def ends_from(target: Array, numbers: Numbers, *methods: str) -> Reading:
+    """Largest distance of the unseen response's probability, in the end, from a target [2]."""
+    return Reading.worst(*(share(numbers.unseen[name][-1]) - target for name in methods))
 
 
 def report(numbers: Numbers) -> str:
-    ended = {name: logps[-1] - logps[0] for name, logps in numbers.three.items()}
-    rows = [(n, *end, f"{fallen(numbers.worlds[n]):.0f} %", deepest(numbers, n).value) for n, end in ended.items()]
-    c = numbers.coverage
-    ways = {"reference": c.offline[0], "DPO, fixed pairs": c.offline[-1], "online DPO": c.online[-1]}
-    ways |= {"policy gradient": c.ascent[-1], "π*": c.optimum}
+    ended = {name: logps[-1, 0] - logps[0, 0] for name, logps in numbers.runs.items()}
+    pair = [(name, *end, gap(end), deepest(numbers, name).value) for name, end in ended.items()]
+    shares = {"reference": WORLD.reference[:, -1], "π*": WORLD.optimum[:, -1]}
+    shares |= {name: share(logits[-1]) for name, logits in numbers.unseen.items()}
     return (
-        f"One pair, {UPDATES} updates. Left: change of log π in nats, where the response in no pair has more of what tells\n"
-        f"chosen from rejected. Right, in {WORLDS} worlds of random features: how often chosen and rejected both ended below\n"
-        "the reference, and how far the chosen one ever fell in the worst of them, in nats.\n\n"
-        f"{table(('method', 'chosen', 'rejected', 'in no pair', 'both fell', 'worst fall'), rows)}\n\n"
+        "One pair, each method at its own step. Change of log π in nats where the response in no pair has three times as\n"
+        f"much of what tells chosen from rejected, the gap reached, and the chosen one's deepest fall in {WORLDS} worlds.\n\n"
+        f"{table(('method', 'chosen', 'rejected', 'in no pair', 'gap', 'deepest fall'), pair)}\n\n"
         "The best response is in no pair, the policy a table of logits: its probability.\n\n"
-        f"{table(('method', 'reference likes the bad', 'likes the good'), [(name, *way) for name, way in ways.items()])}"
+        f"{table(('method', 'reference likes the bad', 'likes the good'), [(name, *way) for name, way in shares.items()])}"
     )
 
 
 def draw(numbers: Numbers, figure: "Figure") -> None:
-    (fall, curve), (shares, covered) = figure.subplots(2, 2)
+    fall, curve, unseen = figure.subplots(1, 3)
     for k, name in enumerate(("chosen", "rejected", "in no pair")):
-        logps = numbers.three["DPO"][:, k]
-        fall.plot(logps, color=COLOURS[k])
-        fall.annotate(name, (UPDATES, logps[-1]), (0, -16), textcoords="offset points", color=COLOURS[k], ha="right")
-    fall.set(title="DPO, shared features: both fall", xlabel="updates", ylabel="log π (nats)", ylim=(-42, 4))
-    draw_curve(numbers.three, curve)
-    bars = shares.barh(list(METHODS), [fallen(logps) for logps in numbers.worlds.values()], color=COLOURS[4], height=0.6)
-    shares.bar_label(bars, fmt="%.0f %%", padding=4)
-    shares.invert_yaxis()
-    shares.set(title="random features: chosen and rejected fell", xlabel="% of worlds", xlim=(0, 60))
-    draw_coverage(numbers.coverage, covered)
-
-
-def draw_curve(three: dict[str, Array], axes: "Axes") -> None:
-    for (name, logps), colour in zip(three.items(), (0, 0, 0, 3, 1, 2), strict=True):
-        gaps, change = gap(logps), logps[:, 0] - logps[0, 0]
-        axes.plot(gaps, change, color=COLOURS[colour], zorder=3 - colour)
-        axes.plot(gaps[-1], change[-1], "o", color=COLOURS[colour])
-        height = {"ORPO": -12, "DPO + NLL": 8}.get(name, 2)
-        axes.annotate(name, (gaps[-1], change[-1]), (6, height), textcoords="offset points", color=COLOURS[colour])
-    axes.set(
-        ylim=(-24, 4),
-        title="the same world: one curve, or another",
-        xlabel="log-ratio gap h (nats)",
-        ylabel="change of log π(chosen) (nats)",
-    )
-
-
-def draw_coverage(covered: Coverage, axes: "Axes") -> None:
-    ways = {"policy gradient": covered.ascent, "online DPO": covered.online, "DPO, fixed pairs": covered.offline}
-    for (name, way), colour in zip(ways.items(), (COLOURS[2], COLOURS[1], COLOURS[0]), strict=True):
-        axes.plot(way[:, 0], color=colour, label=name)
-    axes.axhline(covered.optimum[0], color=COLOURS[4], ls=":", label="π*")
-    axes.set(title="the best response is in no pair", xlabel="updates", ylabel="its probability", ylim=(0, 1))
-    axes.set(xlim=(0, 50))
-    axes.legend(loc="center right")
+        logps = numbers.runs["DPO"][:, 0, k]
+        fall.plot(logps)
+        fall.annotate(name, (UPDATES, logps[-1]), (0, -14), textcoords="offset points", color=f"C{k}", ha="right")
+    fall.set(title="DPO: both fall", xlabel="updates", ylabel="log π (nats)", ylim=(-32, 2))
+    for (name, logps), colour in zip(numbers.runs.items(), ("C0", "C0", "C0", "C1", "C2"), strict=True):
+        gaps, change = gap(logps[:, 0]), logps[:, 0, 0] - logps[0, 0, 0]
+        curve.plot(gaps, change, "o-", color=colour, markevery=[-1])
+        above = -12 if name == "ORPO" else 4
+        curve.annotate(name, (gaps[-1], change[-1]), (6, above), textcoords="offset points", color=colour)
+    curve.set(title="the same world, by gap", xlabel="log-ratio gap h (nats)", ylabel="change of log π(chosen) (nats)")
+    curve.set(xlim=(-0.3, 11), ylim=(-20, 3))
+    for k, (name, logits) in enumerate(numbers.unseen.items()):
+        liking_bad, liking_good = share(logits).T
+        unseen.plot(liking_bad, color=f"C{k}", label=name)
+        unseen.plot(liking_good, "--", color=f"C{k}")
+    for optimum in WORLD.optimum[:, -1]:
+        unseen.axhline(optimum, color="C4", ls=":", zorder=0)
+        unseen.text(50, optimum, "π*", color="C4", ha="right", va="bottom")
+    unseen.set(title="the best response, in no pair", xlabel="updates", ylabel="its probability", xlim=(0, 50), ylim=(0, 1))
+    unseen.legend(loc=(0.2, 0.42), title="dashed: π_ref likes good")
 
 
 EXPERIMENT = Experiment(
@@ -247,19 +212,19 @@ EXPERIMENT = Experiment(
     (
         Statement(
             "toy.displacement.both-fall",
-            "DPO can lower the probability of the chosen response for ever: where one in no pair has three times as much of "
-            "what tells chosen from rejected, each nat that the log-ratio gap gains costs the chosen 2 nats, the rejected 3.",
-            "arXiv:2402.13228 and arXiv:2410.05779, on arXiv:2305.18290v3 eq. 7",
+            "DPO on a pair whose labels all agree can lower the chosen probability without end: if a response in no pair has "
+            "three times as much of what tells chosen from rejected, each nat of log-ratio gap costs the chosen one 2 nats.",
+            "arXiv:2402.13228 and arXiv:2410.08847, on arXiv:2305.18290v3 eq. 7",
             "The same in a table of logits.",
             (-2.001, -1.999),
-            "change of log π(chosen) for each nat of gap, in the second half of the updates; margin: the chosen response's "
-            "share, which falls like e^(-2h), is below 1e-7 there",
-            lambda n: Measured(price(n.three["DPO"]), price(n.tables["push"])),
+            "change of log π(chosen) for each nat of gap, in the second half of the updates; margin: what the chosen response "
+            "adds to Z, a share of e^(-2h), is below 1e-6 there",
+            lambda n: Measured(price(n.runs["DPO"][:, 0]), price(n.runs["DPO"][:, 1])),
         ),
         Statement(
             "toy.displacement.shared-parameters",
-            "On one pair, every loss that sees the log-ratio gap alone leads a log-linear policy along the same curve: DPO, "
-            "IPO and (at equal lengths) SimPO displace the same probability at the same gap, and differ in where they stop.",
+            "On one pair, every loss of log π(w) - log π(l) alone leads a log-linear policy along one curve from its start: "
+            "DPO, IPO and (at equal lengths) SimPO displace the same probability at the same gap.",
             "arXiv:2305.18290v3 eq. 7, arXiv:2310.12036v2 eq. 17, arXiv:2405.14734v3 eq. 6",
             "Every loss on pairs does, ORPO too.",
             (0.0, 1e-9),
@@ -268,13 +233,13 @@ EXPERIMENT = Experiment(
         ),
         Statement(
             "toy.displacement.anchors",
-            "A likelihood term anchors the chosen response: under DPO with α = 1 times its negative log-likelihood, and under "
-            "ORPO with λ = 1, log π(chosen) never falls by more than log 2.",
+            "A likelihood term anchors the chosen response: while the loss falls, log π(chosen) never falls by more than log 2 "
+            "under DPO with NLL, α = 1, nor under ORPO, λ = 1, on responses of one token that are equally likely at first.",
             "arXiv:2404.19733; arXiv:2403.07691v2 eq. 6",
             "Under DPO, anchored by its reference policy.",
-            (-np.inf, float(np.log(2))),
+            (0.0, float(np.log(2))),
             "largest fall of log π(chosen) in nats over all updates and worlds; bound: log 2, where the other term begins",
-            lambda n: Measured(deepest(n, "DPO + NLL", "ORPO"), deepest(n, "DPO"), {"KTO": deepest(n, "KTO").value}),
+            lambda n: Measured(deepest(n, "DPO + NLL", "ORPO"), deepest(n, "DPO")),
         ),
         Statement(
             "toy.displacement.level-is-free",
@@ -283,18 +248,18 @@ EXPERIMENT = Experiment(
             "arXiv:2305.18290v3 eq. 7",
             "The same for DPO with a likelihood term.",
             (0.0, 1e-12),
-            "largest change in 1000 random pairs, moved by 10 nats or so; rounding",
-            lambda n: Measured(Reading.worst(n.shifted["DPO"]), Reading.worst(n.shifted["NLL"])),
+            "largest change at all updates of DPO in all worlds, if both lose 10 nats more; rounding",
+            lambda n: Measured(level(DPO, n.runs["DPO"]), level(dpo_nll, n.runs["DPO"])),
         ),
         Statement(
             "toy.displacement.push-pull-drifts",
             "Pushing the chosen log-probability up and the rejected down at constant weight never ends, even if 20 % of the "
             "labellers disagree: the gap grows by the same amount at every update.",
-            "arXiv:2305.18290v3 section 4, on the weight σ(-h)",
+            "arXiv:2305.18290v3 section 4, on the weight of each example",
             "The same for DPO, whose gap ends at logit(0.8)/β.",
             (1 - 1e-9, 1 + 1e-9),
             "growth of the gap in the second half of the updates over that in the first; rounding",
-            lambda n: Measured(growth(n.tables["push"]), growth(n.tables["DPO"])),
+            lambda n: Measured(growth(n.divided["push"][:, 0]), growth(n.divided["DPO"][:, 0])),
         ),
         Statement(
             "toy.displacement.unseen-logit",
@@ -303,35 +268,34 @@ EXPERIMENT = Experiment(
             "The same with shared features.",
             (0.0, 1e-12),
             "change of the unseen logit against the mean of the others; rounding",
-            lambda n: Measured(Reading.worst(n.coverage.moved), Reading.worst(n.three["DPO"][-1] @ [-0.5, -0.5, 1.0])),
+            lambda n: Measured(Reading.worst(moved(n.unseen["DPO, fixed pairs"])), Reading.worst(moved(n.runs["DPO"][:, :1]))),
         ),
         Statement(
             "toy.displacement.unseen-can-rise",
-            "Its probability moves all the same, by normalization, to π_ref(o) / [π_ref(o) + Σ π_ref e^{(R - R̄)/β}]: up where "
-            "the reference likes the bad responses, down where it likes the good.",
+            "Its probability moves all the same, by normalization, to π_ref(o) / [π_ref(o) + Σ_seen π_ref e^{(R - R̄)/β}]: here "
+            "from 6 % to 10 % under a reference that likes the bad responses, to 2 % under one that likes the good.",
             "arXiv:2305.18290v3 eq. 4, on the responses that pairs show",
             "It stays what it was.",
             (0.0, 1e-9),
-            "largest distance from that probability under two references; gradient descent has converged to rounding",
+            "largest distance from that probability under the two references; gradient descent has converged to rounding",
             lambda n: Measured(
-                Reading.worst(n.coverage.offline[-1] - n.coverage.predicted),
-                Reading.worst(n.coverage.offline[0] - n.coverage.predicted),
+                ends_from(predicted(), n, "DPO, fixed pairs"), ends_from(WORLD.reference[:, -1], n, "DPO, fixed pairs")
             ),
         ),
         Statement(
             "toy.displacement.online-finds",
-            "Online DPO and policy gradients, which draw from the policy they train, give the response that no fixed pair "
-            "shows its share of π*.",
+            "Online DPO and policy gradients, which draw from the policy they train, give the response that no fixed pair has "
+            "its share of π*: in a table, with Bradley-Terry labels and exact expectations.",
             "arXiv:2402.04792v2 section 3; arXiv:2305.18290v3 eq. 3",
             "DPO on the fixed pairs does too.",
             (0.0, 1e-6),
-            "largest distance of its probability from π* under two references, expectations exact; convergence is linear, and "
-            "2000 updates take it below 1e-6",
+            "largest distance of its probability from π* under two references; convergence is linear, and 2000 updates take it "
+            "below 1e-6",
             lambda n: Measured(
-                Reading.worst(n.coverage.online[-1] - n.coverage.optimum, n.coverage.ascent[-1] - n.coverage.optimum),
-                Reading.worst(n.coverage.offline[-1] - n.coverage.optimum),
+                ends_from(WORLD.optimum[:, -1], n, "online DPO", "policy gradient"),
+                ends_from(WORLD.optimum[:, -1], n, "DPO, fixed pairs"),
             ),
         ),
     ),
-    size=(9.0, 7.0),
+    size=(9.0, 4.0),
 )

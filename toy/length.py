@@ -1,4 +1,4 @@
-"""Length: who learns that labellers like long responses, and which losses remove it.
+"""Length: what labellers who like long responses teach, and which losses remove it.
 
 Twelve responses of quality q and length ℓ tokens, independent of each other under the reference. Labellers like length too:
 
@@ -10,71 +10,61 @@ Twelve responses of quality q and length ℓ tokens, independent of each other u
     SimPO          σ(β (a_w - a_l) - γ)               a = log π/ℓ: arXiv:2405.14734v3 equation 6
     R-DPO          σ(β (ρ_w - ρ_l) + α (ℓ_w - ℓ_l))   arXiv:2403.19159: the optimum of the reward R - α ℓ
 
-On exact labels the argument of σ ends at logit P, where it can: DPO at π_ref e^{(q + bℓ)/β} / Z, R-DPO at the same with b - α
-for b, normalized DPO at π_ref e^{ℓ (R + c)/β} with the c that makes it sum to 1. SimPO's optimum has no closed form.
+On exact labels of all pairs the argument of σ ends at the labels' R(y_w) - R(y_l), where a policy allows it: DPO at
+π_ref e^{(q + bℓ)/β} / Z, R-DPO at the same with b - α for b, normalized DPO at π_ref e^{ℓ (R + c)/β} with the c that makes it
+sum to 1. SimPO's optimum has no closed form.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minipref import bradley_terry, dpo, simpo
+from minipref import dpo, simpo
 from minipref.arrays import softmax
 
-from .bandit import Array, PairLoss, Slopes, descend, pair_gradient, preferences, total_variation
+from .bandit import Array, PairLoss, Slopes, descend, of_lengths_one, pair_gradient, preferences, total_variation
 from .experiment import Experiment, Measured, Reading, Statement, table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555"
-LENGTHS = np.tile([4.0, 8.0, 12.0, 16.0], 3)
-REFERENCE = np.log(np.exp(-LENGTHS / 8) / np.exp(-LENGTHS / 8).sum())[None]
+LENGTHS = np.tile([4.0, 8.0, 12.0, 16.0], 3)  # of poor, middling and good responses
+REFERENCE = np.log(np.exp(-LENGTHS / 8) / np.exp(-LENGTHS / 8).sum())
 PAIRS = (1 - np.eye(12))[None] / 132
-CHOSEN, REJECTED = LENGTHS[np.nonzero(PAIRS)[1]], LENGTHS[np.nonzero(PAIRS)[2]]  # in the order of `over_pairs`
+CHOSEN, REJECTED = LENGTHS[np.nonzero(PAIRS)[1]], LENGTHS[np.nonzero(PAIRS)[2]]  # [132], in the order of `over_pairs`
 BETA, TOKEN_BETA = 0.5, 5.0  # on sums, and on means over about ten tokens
 BIASES = np.linspace(0, 0.1, 6)
 EDGE = 0.1  # nats a token
-
-
 DPO = partial(dpo.formula, beta=BETA)
 
 
-def normalized(up: Array, down: Array, reference_up: Array, reference_down: Array, long: Array, other: Array) -> Slopes:
-    """DPO on mean log-ratios of pairs with `long` and `other` tokens; slopes in the sums."""
-    pair = dpo.formula(up / long, down / other, reference_up / long, reference_down / other, TOKEN_BETA)
-    return Slopes(pair.losses, pair.grad_policy_chosen_logps / long, pair.grad_policy_rejected_logps / other)
+def normalized(chosen: Array, rejected: Array, chosen_reference: Array, rejected_reference: Array) -> Slopes:
+    """DPO on means over tokens, its slopes in the sums."""
+    means = chosen / CHOSEN, rejected / REJECTED, chosen_reference / CHOSEN, rejected_reference / REJECTED
+    pair = dpo.formula(*means, beta=TOKEN_BETA)
+    return Slopes(pair.losses, pair.grad_policy_chosen_logps / CHOSEN, pair.grad_policy_rejected_logps / REJECTED)
 
 
-def simple(up: Array, down: Array, _: Array, __: Array, long: Array, other: Array) -> Slopes:
-    """SimPO on the same pairs."""
-    return Slopes(*simpo.formula(up, down, long, other, TOKEN_BETA, 0.5))
+def simple(chosen: Array, rejected: Array, *_: Array) -> Any:
+    """SimPO."""
+    return simpo.formula(chosen, rejected, CHOSEN, REJECTED, TOKEN_BETA, 0.5)
 
 
-def r_dpo(up: Array, down: Array, reference_up: Array, reference_down: Array, alpha: float) -> Slopes:
-    """DPO with a term in the length, on all pairs."""
-    scores = BETA * (up - reference_up) + alpha * CHOSEN, BETA * (down - reference_down) + alpha * REJECTED
-    losses, slope_up, slope_down = bradley_terry.formula(*scores, 0.0)
-    return Slopes(losses, BETA * slope_up, BETA * slope_down)
+def r_dpo(chosen: Array, rejected: Array, *references: Array, alpha: float) -> Any:
+    """DPO with a term in the length: as if the policy gave each token α/β nats more."""
+    more = alpha / BETA
+    return DPO(chosen + more * CHOSEN, rejected + more * REJECTED, *references)
 
 
-def methods(bias: float) -> dict[str, PairLoss]:
-    """R-DPO knows the bias."""
-    tokens = {"long": CHOSEN, "other": REJECTED}
-    return {
-        "DPO": DPO,
-        "normalized DPO": partial(normalized, **tokens),
-        "SimPO": partial(simple, **tokens),
-        "R-DPO, α = b": partial(r_dpo, alpha=bias),
-    }
+LOSSES: dict[str, PairLoss] = {"DPO": DPO, "normalized DPO": normalized, "SimPO": simple}
+SIMPO_ON_SUMS = of_lengths_one(simpo.formula, beta=TOKEN_BETA, gamma=0.5)
 
 
 def solve(loss: PairLoss, rewards: Array) -> Array:
     """The policy [12] that minimizes the loss under exact labels, all pairs alike."""
-    weights = preferences(rewards[None]) * PAIRS
-    return softmax(descend(lambda z: pair_gradient(loss, z, REFERENCE, weights), REFERENCE, 25.0, 5000, enough=1e-13))[0]
+    reference, weights = REFERENCE[None], preferences(rewards[None]) * PAIRS
+    return softmax(descend(lambda z: pair_gradient(loss, z, reference, weights), reference, 25.0, 5000, enough=1e-13))[0]
 
 
 def normalized_optimum(rewards: Array) -> Array:
@@ -82,50 +72,41 @@ def normalized_optimum(rewards: Array) -> Array:
     low, high = -rewards.max(), -rewards.min()
     for _ in range(100):
         c = (low + high) / 2
-        policy = np.exp(REFERENCE[0] + LENGTHS * (rewards + c) / TOKEN_BETA)
+        policy = np.exp(REFERENCE + LENGTHS * (rewards + c) / TOKEN_BETA)
         low, high = (low, c) if policy.sum() > 1 else (c, high)
     return policy
 
 
+def same_edge(loss: PairLoss) -> Array:
+    """Losses [132] where each token has log-probability -1 under the reference, and under the policy -1 ± EDGE."""
+    return np.array(loss((EDGE - 1) * CHOSEN, (-EDGE - 1) * REJECTED, -CHOSEN, -REJECTED).losses)
+
+
 class Numbers(NamedTuple):
     qualities: Array  # [12]
-    policies: dict[str, Array]  # [BIASES, 12]
-    half: Array  # [12], R-DPO with half the bias as α, at the largest bias
-    edges: dict[str, Array]  # loss of pairs of 4, 8, 12, 16 tokens [4] when each token has the same edge
+    policies: dict[str, Array]  # [BIASES, 12]; R-DPO with all of the bias as its α, or with half of it
+    losses: dict[str, Array]  # [132], by `same_edge`
 
-    def rewards(self, bias: float) -> Array:
-        return self.qualities + bias * LENGTHS
-
-    def ideal(self, bias: float = 0.0) -> Array:
-        """π_ref e^{R/β} / Z [12]."""
-        return softmax(REFERENCE[0] + self.rewards(bias) / BETA)
+    def tilted(self, bias: float) -> Array:
+        """π_ref e^{(q + bℓ)/β} / Z [12]."""
+        return softmax(REFERENCE + (self.qualities + bias * LENGTHS) / BETA)
 
 
 def run(seed: int) -> Numbers:
     qualities = np.repeat([-0.6, 0.0, 0.6] + np.random.default_rng(seed).uniform(-0.1, 0.1, 3), 4)
-    found = [{name: solve(loss, qualities + b * LENGTHS) for name, loss in methods(b).items()} for b in BIASES]
-    policies = {name: np.array([policy[name] for policy in found]) for name in found[0]}
-    half = solve(partial(r_dpo, alpha=BIASES[-1] / 2), qualities + BIASES[-1] * LENGTHS)
-    return Numbers(qualities, policies, half, equal_edges())
+    found = []
+    for bias in BIASES:
+        losses = LOSSES | {"R-DPO, α = b": partial(r_dpo, alpha=bias), "R-DPO, α = b/2": partial(r_dpo, alpha=bias / 2)}
+        found.append([solve(loss, qualities + bias * LENGTHS) for loss in losses.values()])
+    policies = dict(zip(losses, np.array(found).swapaxes(0, 1), strict=True))
+    edges = {name: same_edge(loss) for name, loss in (LOSSES | {"SimPO on sums": SIMPO_ON_SUMS}).items()}
+    return Numbers(qualities, policies, edges)
 
 
-def equal_edges() -> dict[str, Array]:
-    """Both responses have ℓ tokens of log-probability -1 under the reference, -1 ± EDGE under the policy."""
-    tokens = LENGTHS[:4]
-    pair = (EDGE - 1) * tokens, (-EDGE - 1) * tokens, -tokens, -tokens
-    one = np.ones(4)
-    return {
-        "DPO": DPO(*pair).losses,
-        "normalized DPO": normalized(*pair, tokens, tokens).losses,
-        "SimPO": simple(*pair, tokens, tokens).losses,
-        "SimPO on sums": simple(*pair, one, one).losses,
-    }
-
-
-def price(policy: Array) -> Array:
-    """What a token adds to β log(π/π_ref), from 4 to 16 tokens, at each quality: [12] -> [3]."""
-    rewards = BETA * (np.log(policy) - REFERENCE[0]).reshape(3, 4)
-    return (rewards[:, -1] - rewards[:, 0]) / 12
+def lengths_by_quality(policy: Array) -> Array:
+    """Expected length [3] of a response that is poor, middling, good: of probabilities [12]."""
+    parts = policy.reshape(3, 4)
+    return parts @ LENGTHS[:4] / parts.sum(1)
 
 
 def spread(losses: Array) -> Reading:
@@ -133,68 +114,38 @@ def spread(losses: Array) -> Reading:
     return Reading(float(losses.max() / losses.min() - 1))
 
 
-def distance(policy: Array, target: Array) -> Reading:
-    return Reading(total_variation(policy[None], target[None]))
+def distance(policies: Array, *targets: Array) -> Reading:
+    """Largest total variation between policies and targets [B, 12]."""
+    return Reading(total_variation(policies, np.array(targets)))
+
+
+def least_rise(policies: Array) -> Reading:
+    """Smallest change of the expected length from one bias to the next."""
+    return Reading(float(np.diff(policies @ LENGTHS).min()))
 
 
 def report(numbers: Numbers) -> str:
-    rows = []
-    for name, policies in numbers.policies.items():
-        ends = policies[[0, -1]]
-        rows.append(
-            (
-                name,
-                *map(float, ends @ LENGTHS),
-                *map(float, ends @ numbers.qualities),
-                *map(float, price(ends[1]).round(9) + 0.0),
-            )
-        )
-    wanted = numbers.ideal()
-    rows.append(("wanted", *[float(wanted @ LENGTHS)] * 2, *[float(wanted @ numbers.qualities)] * 2, 0.0, 0.0, 0.0))
-    head = (
-        "",
-        "length, b = 0",
-        f"b = {BIASES[-1]:g}",
-        "quality, b = 0",
-        f"b = {BIASES[-1]:g}",
-        "price, poor",
-        "middling",
-        "good",
-    )
-    losses = [(name, *map(float, numbers.edges[name])) for name in numbers.edges]
+    head = ("", f"b = {BIASES[-1]:g}", "b = 0", "poor", "middling", "good")
+    rows = [(name, p[-1] @ LENGTHS, p[0] @ LENGTHS, *lengths_by_quality(p[0])) for name, p in numbers.policies.items()]
     return (
-        "Optimum of each method: expected length in tokens, expected quality, and the price of a token: what it adds to\n"
-        f"β log(π/π_ref) at b = {BIASES[-1]:g}, by quality. The reference has {np.exp(REFERENCE[0]) @ LENGTHS:.3g} tokens.\n\n"
-        f"{table(head, rows)}\n\nLoss of a pair where every token has an edge of {EDGE} nats, by its tokens.\n\n"
-        f"{table(('', '4', '8', '12', '16'), losses)}"
+        "Expected length in tokens at the optimum of each method: of all responses if labellers like length and if not, and\n"
+        f"then by quality. The reference has {np.exp(REFERENCE) @ LENGTHS:.3f}.\n\n{table(head, rows)}"
     )
 
 
 def draw(numbers: Numbers, figure: "Figure") -> None:
-    edges, prices, lengths = figure.subplots(1, 3)
-    for name, colour in zip(("DPO", "normalized DPO", "SimPO"), COLOURS, strict=False):
-        edges.plot(LENGTHS[:4], numbers.edges[name], "o-", color=colour)
-    draw_prices(numbers, prices)
-    for (name, policies), colour in zip(numbers.policies.items(), COLOURS, strict=False):
-        lengths.plot(BIASES, policies @ LENGTHS, "o-", color=colour, label=name)
-    lengths.axhline(np.exp(REFERENCE[0]) @ LENGTHS, color=COLOURS[4], ls=":", label="reference")
-    edges.set(
-        title="same edge in every token",
-        xlabel="tokens of both responses",
-        ylabel="loss (nats)",
-        ylim=(0, 0.6),
-        xticks=LENGTHS[:4],
-    )
-    lengths.set(
-        title="labellers who like length", xlabel="b (nats a token)", ylabel="expected length (tokens)", xticks=[0, 0.05, 0.1]
-    )
-    figure.legend(*lengths.get_legend_handles_labels(), loc="outside lower center", ncols=5)
-
-
-def draw_prices(numbers: Numbers, axes: "Axes") -> None:
-    for k, (policies, colour) in enumerate(zip(numbers.policies.values(), COLOURS, strict=False)):
-        axes.plot(["poor", "middling", "good"], price(policies[-1]), "o-", color=colour, zorder=4 - k)
-    axes.set(title=f"learned price of a token, b = {BIASES[-1]:g}", xlabel="quality of the response", ylabel="nats a token")
+    edges, qualities, lengths = figure.subplots(1, 3)
+    for name in LOSSES:  # R-DPO with α = 0 is DPO
+        edges.plot(CHOSEN + REJECTED, numbers.losses[name], "o")
+        qualities.plot(["poor", "middling", "good"], lengths_by_quality(numbers.policies[name][0]), "o-")
+    for name, policies in numbers.policies.items():
+        lengths.plot(BIASES, policies @ LENGTHS, "o-", label=name)
+    lengths.axhline(np.exp(REFERENCE) @ LENGTHS, color="black", ls=":", label="reference")
+    edges.set(title="same edge in every token", xlabel="tokens of both responses", ylabel="loss (nats)", ylim=(0, 0.6))
+    qualities.set(title="labellers ignore length, b = 0", xlabel="quality of the response", ylabel="expected length (tokens)")
+    lengths.set(title="labellers like length", xlabel="b (nats a token)", ylabel="expected length (tokens)")
+    lengths.set(xticks=[0, 0.05, 0.1])
+    figure.legend(*lengths.get_legend_handles_labels(), loc="outside lower center", ncols=6)
 
 
 EXPERIMENT = Experiment(
@@ -205,37 +156,34 @@ EXPERIMENT = Experiment(
     (
         Statement(
             "toy.length.dpo-exploits",
-            "If labellers like each token by b nats, DPO's implicit reward does too, at every quality: its optimum is "
+            "If labellers like each token by b nats, so does DPO's implicit reward, at every quality: its optimum is "
             "π_ref e^{(q + bℓ)/β} / Z.",
             "arXiv:2305.18290v3 eq. 4-7",
-            "It depends on quality alone.",
+            "It depends on quality alone: π_ref e^{q/β} / Z.",
             (0.0, 1e-9),
-            "largest distance of the learned price of a token from b, over qualities and b from 0 to 0.1; descent to slopes of "
-            "1e-13",
-            lambda n: Measured(
-                Reading.worst(*(price(policy) - b for policy, b in zip(n.policies["DPO"], BIASES, strict=True))),
-                Reading.worst(*(price(policy) for policy in n.policies["DPO"])),
-                {"expected lengths": n.policies["DPO"] @ LENGTHS},
-            ),
+            "largest total variation to that policy, b from 0 to 0.1; descent to slopes of 1e-13",
+            lambda n: Measured(distance(n.policies["DPO"], *map(n.tilted, BIASES)), distance(n.policies["DPO"], n.tilted(0.0))),
         ),
         Statement(
             "toy.length.r-dpo-removes",
-            "R-DPO removes the labellers' bias exactly if α is that bias: its optimum is π_ref e^{q/β} / Z.",
+            "R-DPO removes the labellers' bias exactly where its α is that bias b: its optimum is π_ref e^{q/β} / Z.",
             "arXiv:2403.19159, length-regularized DPO",
             "It does with half of it.",
             (0.0, 1e-9),
-            "total variation to that policy at b = 0.1; descent to slopes of 1e-13",
-            lambda n: Measured(distance(n.policies["R-DPO, α = b"][-1], n.ideal()), distance(n.half, n.ideal())),
+            "largest total variation to that policy, b from 0 to 0.1; descent to slopes of 1e-13",
+            lambda n: Measured(
+                distance(n.policies["R-DPO, α = b"], n.tilted(0.0)), distance(n.policies["R-DPO, α = b/2"], n.tilted(0.0))
+            ),
         ),
         Statement(
             "toy.length.normalized-removes",
-            "Means over tokens remove length from the loss: pairs of any length with the same edge in every token have "
+            "Means over tokens remove length from the loss: pairs of any two lengths with the same edge in every token have "
             "the same loss under length-normalized DPO.",
             "arXiv:2305.18290v3 eq. 7, on means over tokens",
             "Under DPO they have, too.",
             (0.0, 1e-12),
             "largest loss over smallest, less 1, for pairs of 4 to 16 tokens; rounding",
-            lambda n: Measured(spread(n.edges["normalized DPO"]), spread(n.edges["DPO"])),
+            lambda n: Measured(spread(n.losses["normalized DPO"]), spread(n.losses["DPO"])),
         ),
         Statement(
             "toy.length.simpo-removes",
@@ -244,7 +192,7 @@ EXPERIMENT = Experiment(
             "It is the missing reference that does it: SimPO on sums.",
             (0.0, 1e-12),
             "largest loss over smallest, less 1, for pairs of 4 to 16 tokens; rounding",
-            lambda n: Measured(spread(n.edges["SimPO"]), spread(n.edges["SimPO on sums"])),
+            lambda n: Measured(spread(n.losses["SimPO"]), spread(n.losses["SimPO on sums"])),
         ),
         Statement(
             "toy.length.normalized-bends",
@@ -255,21 +203,19 @@ EXPERIMENT = Experiment(
             (0.0, 1e-9),
             "total variation to that policy at b = 0; descent to slopes of 1e-13",
             lambda n: Measured(
-                distance(n.policies["normalized DPO"][0], normalized_optimum(n.rewards(0.0))),
-                distance(n.policies["normalized DPO"][0], n.ideal()),
+                distance(n.policies["normalized DPO"][:1], normalized_optimum(n.qualities)),
+                distance(n.policies["normalized DPO"][:1], n.tilted(0.0)),
+                {"length of poor, middling, good responses": lengths_by_quality(n.policies["normalized DPO"][0])},
             ),
         ),
         Statement(
             "toy.length.simpo-follows",
             "SimPO does not remove the labellers' bias either: the more they like length, the longer its responses.",
             "arXiv:2405.14734v3 eq. 6",
-            "R-DPO, which knows the bias.",
+            "So are R-DPO's, which is told the bias.",
             (0.1, 16.0),
             "smallest rise of the expected length, in tokens, for a rise of b by 0.02; margin: a tenth of a token",
-            lambda n: Measured(
-                Reading(float(np.diff(n.policies["SimPO"] @ LENGTHS).min())),
-                Reading(float(np.diff(n.policies["R-DPO, α = b"] @ LENGTHS).min())),
-            ),
+            lambda n: Measured(least_rise(n.policies["SimPO"]), least_rise(n.policies["R-DPO, α = b"])),
         ),
     ),
     size=(9.0, 4.0),
