@@ -22,7 +22,7 @@ BLOCKS = [
 PYTHON = [(info, body) for info, body in BLOCKS if info.split()[0] == "python"]
 CONSOLE = [(info, body) for info, body in BLOCKS if info.split()[0] == "console"]
 # The full run of `make verify` takes over a minute; what it prints has the same lines in the quick profile.
-SHORTER = {"make verify": "python -m verify --profile quick --seed 1"}
+SHORTER = {"make verify": "python -m verify --profile quick --seed 1 --theory"}
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

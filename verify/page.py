@@ -42,9 +42,8 @@ def as_html(judgements: list[Judgement], rulings: list[Ruling]) -> str:
 
 def _statements(rulings: list[Ruling]) -> str:
     head = ("statement", "source", "measured", "allowed", "false variant", "verdict")
-    return f"<h2>Theory, errata, experiments</h2><pre>{escape(text(rulings))}</pre>" + _table(
-        head, [*map(_ruling_row, rulings)]
-    )
+    found = "<br>".join(map(escape, text(rulings).splitlines()))
+    return f"<h2>Theory, errata, experiments</h2><p>{found}</p>" + _table(head, [*map(_ruling_row, rulings)])
 
 
 def _ruling_row(ruling: Ruling) -> str:
