@@ -11,16 +11,8 @@ from minipref.contract import Argument, Operation, ResponseMask
 SIZES = {"N": 5, "K": 4, "G": 4, "B": 3, "T": 6, "V": 7, "D": 4}
 
 # No default among them, and no two alike where an operation has both: an argument that is ignored or swapped shows.
-NUMBERS = {
-    "beta": 0.3,
-    "margin": 0.2,
-    "label_smoothing": 0.15,
-    "reference_point": 0.4,
-    "odds_weight": 0.6,
-    "gamma": 0.7,
-    "eta": 3.0,
-}
-NUMBERS |= {"desirable_weight": 1.3, "undesirable_weight": 0.8, "clip_low": 0.15, "clip_high": 0.3, "clip": 0.25}
+NUMBERS = {"beta": 0.3, "margin": 0.2, "label_smoothing": 0.15, "reference_point": 0.4, "odds_weight": 0.6, "gamma": 0.7}
+NUMBERS |= {"eta": 3.0, "desirable_weight": 1.3, "undesirable_weight": 0.8, "clip_low": 0.15, "clip_high": 0.3, "clip": 0.25}
 NUMBERS |= {"discount": 0.9, "trace_decay": 0.8, "max_length": 8, "cache_length": 4, "reward_max": 9.0}
 
 
@@ -55,6 +47,12 @@ def ordinary() -> Callable[..., dict[str, Any]]:
         return {name: _ordinary(argument, rng, dtype) for name, argument in operation.inputs.items()}
 
     return inputs
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def library(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """library(x): the numbers of a NumPy array or of nested lists as an array of NumPy, then of PyTorch."""
+    return np.asarray if request.param == "numpy" else pytest.importorskip("torch").tensor
 
 
 def _ordinary(argument: Argument, rng: np.random.Generator, dtype: Any) -> Any:

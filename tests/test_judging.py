@@ -183,12 +183,9 @@ def test_a_counterexample_can_be_pasted(judge: Judge, write: Write, operation: s
 SAY = "say(answer(request))"
 MISBEHAVIOUR = {
     "exits 0 halfway": ("for line in sys.stdin:", "for line in (sys.stdin.readline() for _ in range(9)):", "with exit code 0"),
-    "exits 0": (SAY, "import os; os._exit(0)", "exit code 0 before it answered"),
     "floods": (SAY, "[sys.stdout.write('1' * 2**20) for _ in range(99)]", "more than 67108864 bytes"),
     "stalls": (SAY, "import time; time.sleep(60)", "no answer within 0.5 s"),
     "answers twice": (SAY, f"{SAY}; {SAY}", "\n  repeated\n"),  # noticed before the next request or after it
-    "writes NaN": (SAY, 'print(\'{"id": %d, "outputs": {"losses": [NaN]}}\' % request[\'id\'], flush=True)', "bare NaN"),
-    "answers another": (SAY, "say({**answer(request), 'id': 1})", "expected id"),
     "chatters": (SAY, f"print('thinking', flush=True); {SAY}", "not JSON"),
 }
 
@@ -206,9 +203,7 @@ MODULES = {
     "return {n: y * np.nan for n, y in textbook.ipo(**x).items()}": "is nan",
     "x['policy_chosen_logps'] -= 1; return textbook.ipo(**x)": "modified its input policy_chosen_logps",
     "np.isnan = np.isfinite = np.abs = np.finfo = lambda *_: True; return {'losses': x['policy_chosen_logps']}": "losses",
-    "import os; os._exit(0)": "exit code 0 before it answered",
     "raise SystemExit": "exit code 0 before it answered",
-    "return None": "returned NoneType, expected a dict",
     "return {'losses': textbook.ipo(**x)['losses'].sum()}": "expected shape",
     "raise NotImplementedError if x['beta'] > 1 else ValueError": "refused a legal case",
 }

@@ -3,7 +3,6 @@
 import ast
 import copy
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from minipref import REGISTRY
 from minipref.contract import Operation
 
 Inputs = Callable[..., dict[str, Any]]
+Library = Callable[[Any], Any]
 ROOT = Path(minipref.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 OPERATIONS = list(REGISTRY.values())
@@ -57,11 +57,8 @@ def test_a_method_opens_with_source_then_equation_then_gradient(module: ModuleTy
     if any(output in ("losses", "token_losses") for op in operations for output in op.outputs):
         assert any(re.match(r"L +=", line) for line in indented)
     if any(op.gradients for op in operations):
-        slopes, first = (
-            [i for i, line in enumerate(indented) if "∂" in line],
-            [i for i, line in enumerate(indented) if " = " in line],
-        )
-        assert slopes and first and min(first) <= min(slopes), "the gradient stands below what it is of"
+        slopes, equalities = ([i for i, line in enumerate(indented) if sign in line] for sign in ("∂", " = "))
+        assert slopes and equalities and equalities[0] <= slopes[0], "the gradient stands below what it is of"
 
 
 @pytest.mark.parametrize("op", OPERATIONS, ids=by_name)
@@ -133,25 +130,19 @@ def test_minipref_loads_without_torch() -> None:
 
 
 def test_the_frozen_contract_is_the_one_printed() -> None:
-    environment = os.environ | {"PYTHONUTF8": "1"}
-    printed = subprocess.run(
-        [sys.executable, "-m", "minipref"], cwd=ROOT.parent, env=environment, capture_output=True, check=True
-    )
+    printed = subprocess.run([sys.executable, "-X", "utf8", "-m", "minipref"], cwd=ROOT.parent, capture_output=True, check=True)
     assert printed.stdout == (ROOT.parent / "verify" / "contract-1.json").read_bytes()
 
 
-LIBRARIES: dict[str, Callable[[np.ndarray], Any]] = {"numpy": np.asarray, "torch": torch.tensor}
-
-
-def given_as(library: str, inputs: dict[str, Any]) -> dict[str, Any]:
+def given_as(library: Library, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs with their arrays in the library; what it cannot hold stays as it is."""
     is_plain = {name: isinstance(x, np.ndarray) and x.dtype != object for name, x in inputs.items()}
-    return {name: LIBRARIES[library](x) if is_plain[name] else x for name, x in inputs.items()}
+    return {name: library(x) if is_plain[name] else x for name, x in inputs.items()}
 
 
 LOGPS = -np.array([1.0, 2, 3, 4, 5])
 NAN, INF = np.nan, np.inf
-BAD = [
+BAD = [  # one of each form; that every rule of the contract is held is for tests of the invalid cases
     ("dpo", "beta", 0.0, "must lie in (0, inf), got 0.0"),
     ("dpo", "beta", NAN, "must lie in (0, inf), got nan"),
     ("dpo", "beta", INF, "must lie in (0, inf), got inf"),
@@ -160,10 +151,8 @@ BAD = [
     ("dpo", "beta", LOGPS, "must be a real number, got [-1. -2. -3. -4. -5.]"),
     ("cdpo", "label_smoothing", 0.5, "must lie in [0, 0.5), got 0.5"),
     ("simpo", "gamma", -INF, "must be finite, got -inf"),
-    ("kto", "reference_point", -0.1, "must lie in [0, inf), got -0.1"),
     ("gae", "discount", 1.5, "must lie in [0, 1], got 1.5"),
     ("ppo_policy", "clip_low", 1.0, "must lie in (0, 1), got 1.0"),
-    ("constant_mean", "max_length", 0, "must lie in [1, inf), got 0"),
     ("dpo", "policy_chosen_logps", LOGPS[:, None], "must have the shape [N], got (5, 1)"),
     ("dpo", "policy_chosen_logps", -1.5, "must be an array, got -1.5"),
     ("dpo", "policy_chosen_logps", np.array(-1.5), "must be an array, got -1.5"),
@@ -180,42 +169,30 @@ BAD = [
     ("simpo", "chosen_lengths", np.array([1, 2, 0, 4, 5]), "must lie in [1, inf), got [0]"),
     ("simpo", "chosen_lengths", -LOGPS, "must be an array of int, got 'float64'"),
     ("orpo", "policy_rejected_logps", LOGPS * [0, 1, 1, 1, 1], "must lie in (-inf, 0) or be -inf, got [-0.]"),
-    ("sppo", "win_rates", -LOGPS / 4, "must lie in [0, 1], got [1.25]"),
     ("plackett_luce", "rewards", LOGPS[:, None][:, :0], "must have K >= 1, got (5, 0)"),
-    ("plackett_luce", "rewards", LOGPS[:, None], "must rank at least 2 responses, got [["),
-    ("advantages_rloo", "rewards", LOGPS[:, None], "must hold at least 2 responses a group, got [["),
-    ("rejection_acceptance", "reward_max", -5.5, "must be at least every reward, got -5.5"),
-    ("overlong_penalty", "cache_length", 8.5, "must not exceed max_length, got 8.5"),
     ("sequence_logps", "response_mask", np.ones((3, 6), bool), "must be false at position 0, which nothing predicts, got [["),
-    ("sequence_logps", "response_mask", np.zeros((3, 6), bool), "must be true somewhere in every row, got [["),
-    ("sequence_logps", "tokens", np.full((3, 6), 7), "must lie in the vocabulary of logits, got [["),
     ("linear_sequence_logps", "tokens", np.full((3, 6), -1), "must lie in [0, inf), got [-1 -1"),
-    ("sequence_mean", "mask", np.arange(18).reshape(3, 6) > 6, "must be true somewhere in every row, got [["),
-    ("token_mean", "mask", np.zeros((3, 6), bool), "must be true somewhere, got [["),
 ]
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(("name", "argument", "value", "message"), BAD)
 def test_an_error_names_operation_argument_rule_and_value(
-    name: str, argument: str, value: Any, message: str, library: str, ordinary: Inputs
+    name: str, argument: str, value: Any, message: str, library: Library, ordinary: Inputs
 ) -> None:
     inputs = given_as(library, ordinary(REGISTRY[name]) | {argument: value})
     with pytest.raises(ValueError, match="^" + re.escape(f"{name}: {argument} {message}")):
         REGISTRY[name](**inputs)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_where_infinities_meet_it_is_an_error(library: str, ordinary: Inputs) -> None:
+def test_where_infinities_meet_it_is_an_error(library: Library, ordinary: Inputs) -> None:
     impossible = {f"{model}_chosen_logps": LOGPS * [INF, 1, 1, 1, 1] for model in ("policy", "reference")}
     with pytest.raises(ValueError, match="dpo: policy_chosen_logps must leave losses a limit"):
         minipref.dpo(**given_as(library, ordinary(minipref.dpo) | impossible))
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_infinities_and_overflows_that_have_a_limit_are_answered(library: str) -> None:
-    x, far = LIBRARIES[library](np.float32([-1])), LIBRARIES[library](np.float32([-200]))
-    never = LIBRARIES[library](np.float32([-INF]))
+def test_infinities_and_overflows_that_have_a_limit_are_answered(library: Library) -> None:
+    x, far = library(np.float32([-1])), library(np.float32([-200]))
+    never = library(np.float32([-INF]))
     for loss in (minipref.dpo, minipref.rso_hinge):
         answer = loss(never, x, x, x, beta=0.5)
         assert answer.losses[0] == INF and answer.grad_policy_chosen_logps[0] == -0.5
@@ -225,46 +202,35 @@ def test_infinities_and_overflows_that_have_a_limit_are_answered(library: str) -
         assert answer.k1[0] == policy[0] - x[0] and answer.grad_k1[0] == 1
 
 
-def test_an_empty_batch_is_answered_unless_it_is_averaged(ordinary: Inputs) -> None:
-    empty = {name: x[:0] if isinstance(x, np.ndarray) else x for name, x in ordinary(minipref.kto).items()}
-    assert minipref.kto(**empty).losses.shape == (0,)
-    with pytest.raises(ValueError, match="kto_reference_point: policy_mismatched_logps must not be empty, got"):
-        minipref.kto_reference_point(np.zeros(0), np.zeros(0))
-
-
 def floats_of(op: Operation[Any], result: Any) -> dict[str, Any]:
     return {name: getattr(result, name) for name, argument in op.outputs.items() if argument.kind == "float"}
 
 
 def same(got: Any, right: Any, tolerance: float = 1e-14) -> None:
     """Every output equal to rounding."""
-    for name in right._fields:
-        np.testing.assert_allclose(
-            np.asarray(getattr(got, name)), np.asarray(getattr(right, name)), tolerance, tolerance, err_msg=name
-        )
+    for name, due in right._asdict().items():
+        np.testing.assert_allclose(getattr(got, name), due, tolerance, tolerance, err_msg=name)
 
 
-DTYPES = [(library, dtype) for library in LIBRARIES for dtype in ("float16", "float32", "float64")] + [("torch", "bfloat16")]
+TOLERANCES = {np.dtype("float16"): 0.05, np.dtype("float32"): 1e-4, np.dtype("float64"): 1e-6}
+TOLERANCES |= {torch.float16: 0.05, torch.bfloat16: 0.3, torch.float32: 1e-4, torch.float64: 1e-6}
 
 
-@pytest.mark.parametrize(("library", "dtype"), DTYPES)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("op", HAS_FLOAT_ARRAYS, ids=by_name)
-def test_the_dtype_of_the_inputs_is_that_of_the_outputs(op: Operation[Any], library: str, dtype: str, ordinary: Inputs) -> None:
-    inputs = given_as(library, ordinary(op, np.float32))
-    cast = (lambda x: x.astype(dtype)) if library == "numpy" else (lambda x: x.to(getattr(torch, dtype)))
-    inputs |= {name: cast(inputs[name]) for name in op.inputs if op.inputs[name].kind == "float"}
-    exact, tolerance = op(**ordinary(op)), {"float16": 0.05, "bfloat16": 0.3, "float32": 1e-4, "float64": 1e-6}[dtype]
+def test_the_dtype_of_the_inputs_is_that_of_the_outputs(op: Operation[Any], dtype: Any, ordinary: Inputs) -> None:
+    inputs, right = ordinary(op, np.float32), op(**ordinary(op))
+    inputs = given_as(torch.tensor, inputs) if isinstance(dtype, torch.dtype) else inputs
+    cast = "to" if isinstance(dtype, torch.dtype) else "astype"
+    inputs |= {name: getattr(inputs[name], cast)(dtype) for name in op.inputs if op.inputs[name].kind == "float"}
     for name, value in floats_of(op, op(**inputs)).items():
-        assert str(value.dtype).removeprefix("torch.") == dtype, name
-        right = np.asarray(getattr(exact, name))
-        assert np.all(
-            abs(np.asarray(value.float() if library == "torch" else value) - right) <= tolerance * (1 + abs(right).max())
-        ), name
+        assert value.dtype == dtype, name
+        got, due = torch.as_tensor(value).double().numpy(), getattr(right, name)
+        assert np.all(abs(got - due) <= TOLERANCES[dtype] * (1 + abs(due).max())), name
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("op", [op for op in HAS_FLOAT_ARRAYS if None in (a.type for a in op.inputs.values())], ids=by_name)
-def test_numbers_may_be_scalars_of_any_library(op: Operation[Any], library: str, ordinary: Inputs) -> None:
+def test_numbers_may_be_scalars_of_any_library(op: Operation[Any], library: Library, ordinary: Inputs) -> None:
     inputs = given_as(library, ordinary(op, np.float32))
     right = op(**inputs)
     for scalar in (np.float64, np.float32, np.array, torch.tensor):
@@ -283,15 +249,14 @@ def by_columns(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("layout", [copy.deepcopy, strided, by_columns])
-@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("op", OPERATIONS, ids=by_name)
-def test_arrays_of_any_layout_are_read_and_left_alone(op: Operation[Any], library: str, layout: Any, ordinary: Inputs) -> None:
+def test_arrays_of_any_layout_are_read_only(op: Operation[Any], library: Library, layout: Any, ordinary: Inputs) -> None:
     inputs = given_as(library, ordinary(op))
     arrays = [name for name in op.inputs if op.inputs[name].type]
     given = inputs | {name: layout(inputs[name]) for name in arrays}
     before = copy.deepcopy(given)
-    if library == "numpy":
-        for name in arrays:
+    for name in arrays:
+        if isinstance(given[name], np.ndarray):
             given[name].setflags(write=False)
     same(op(**given), op(**inputs))
     assert all(np.array_equal(given[name], before[name]) for name in arrays)
@@ -300,9 +265,6 @@ def test_arrays_of_any_layout_are_read_and_left_alone(op: Operation[Any], librar
 def test_jax_reads_the_same_text(ordinary: Inputs) -> None:
     jax_numpy = pytest.importorskip("jax.numpy", reason="JAX is optional, and not installed here")
     for op in [op for op in HAS_FLOAT_ARRAYS if op.level == 1]:
-        inputs = {
-            name: jax_numpy.asarray(x) if isinstance(x, np.ndarray) else x for name, x in ordinary(op, np.float32).items()
-        }
-        result = op(**inputs)
+        result = op(**given_as(jax_numpy.asarray, ordinary(op, np.float32)))
         assert all(isinstance(value, jax_numpy.ndarray) for value in floats_of(op, result).values())
         same(result, op(**ordinary(op)), 1e-4)

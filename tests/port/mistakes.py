@@ -24,11 +24,7 @@ MISTAKES = [
     ("dpo", "logits = beta * (pi_logratios - ref_logratios)", "logits = beta * pi_logratios"),
     ("dpo", "grad = -beta * sigmoid(-logits)", "grad = -sigmoid(-logits)"),
     ("dpo", "grad = -beta * sigmoid(-logits)", "grad = -beta * sigmoid(logits)"),
-    (
-        "dpo",
-        "-logits), grad, -grad, chosen_rewards, rejected_rewards)",
-        "-logits), grad, -grad, rejected_rewards, chosen_rewards)",
-    ),
+    ("dpo", "grad, -grad, chosen_rewards, rejected_rewards)", "grad, -grad, rejected_rewards, chosen_rewards)"),
     # Smoothing in the loss but not in the slope, weights that do not sum to 1, 0 times infinity
     ("cdpo", "beta * (label_smoothing * sigmoid(z) -", "beta * (-label_smoothing * sigmoid(z) -"),
     ("cdpo", "losses = (1 - label_smoothing) * np.logaddexp(0, -z) +", "losses = np.logaddexp(0, -z) +"),
@@ -37,11 +33,7 @@ MISTAKES = [
     # Conservative instead of robust
     ("robust_dpo", "debias = 1 - 2 * label_smoothing", "debias = 1"),
     ("robust_dpo", "np.logaddexp(0, -m) - noise) / debias", "np.logaddexp(0, -m) + noise) / debias"),
-    (
-        "robust_dpo",
-        "sigmoid(-m) + label_smoothing * sigmoid(m)) / debias",
-        "sigmoid(-m) - label_smoothing * sigmoid(m)) / debias",
-    ),
+    ("robust_dpo", "+ label_smoothing * sigmoid(m)) / debias", "- label_smoothing * sigmoid(m)) / debias"),
     ("robust_dpo", "lambda x: 0 <= x < 0.5", "lambda x: 0 <= x <= 0.5"),
     # Beta missing, the chain rule stopped short
     ("plackett_luce_dpo", "ranking(beta * (policy_logps - reference_logps))", "ranking(policy_logps - reference_logps)"),
@@ -64,11 +56,7 @@ MISTAKES = [
     ("orpo", "return np.where(a > -0.693, np.log(-np.expm1(a)), np.log1p(-np.exp(a)))", "return np.log(1 - np.exp(a))"),
     ("orpo", "-(1 + pull / -np.expm1(a_w)) / n_w", "-(1 + pull) / n_w"),
     ("orpo", "np.logaddexp(0, -log_odds_ratio) if odds_weight > 0 else 0", "np.logaddexp(0, -log_odds_ratio)"),
-    (
-        "orpo",
-        "a_w, a_l = policy_chosen_logps / n_w, policy_rejected_logps / n_l",
-        "a_w, a_l = policy_chosen_logps, policy_rejected_logps",
-    ),
+    ("orpo", "policy_chosen_logps / n_w, policy_rejected_logps / n_l", "policy_chosen_logps, policy_rejected_logps"),
     # The margin's sign and scale, and the averages
     ("simpo", "policy_rejected_logps / size_l) - gamma", "policy_rejected_logps / size_l) + gamma"),
     ("simpo", "policy_rejected_logps / size_l) - gamma", "policy_rejected_logps / size_l - gamma)"),
@@ -78,11 +66,7 @@ MISTAKES = [
     ("diffusion_dpo", "inside = -beta / 2 * (", "inside = -beta * ("),
     # Labels, weights, the reference point, the slope of a sigmoid
     ("kto", "beta * (reference_point - r))", "-beta * (reference_point + r))"),
-    (
-        "kto",
-        "np.where(desirable, desirable_weight, undesirable_weight)",
-        "np.where(desirable, undesirable_weight, desirable_weight)",
-    ),
+    ("kto", "(desirable, desirable_weight, undesirable_weight)", "(desirable, undesirable_weight, desirable_weight)"),
     ("kto", "undesirable_weight).astype(r.dtype)", "undesirable_weight)"),
     ("kto", "beta * sigmoid(value) * sigmoid(-value)", "beta * sigmoid(-value)"),
     ("kto", "rewards=beta * r)", "rewards=beta * (r - reference_point))"),

@@ -187,7 +187,7 @@ def _not_numbers(contract: Contract) -> Iterator[Trial]:
 
 def _invalid(contract: Contract) -> Iterator[Trial]:
     for case in cases.invalid(contract.name, "float64"):
-        arguments = {name: _laid_out(value, case.layout) for name, value in _arguments(case.inputs, "float64").items()}
+        arguments = _arguments(case.sent(), "float64")
         rule = f" {case.rule}" if (case.argument, case.rule) in contract.rules else " "
         # Of two arguments whose sizes differ either may be named first.
         complaint = f"{contract.name}: ({case.argument}{re.escape(rule)}|.* like {case.argument}, )"
@@ -269,10 +269,3 @@ def _read_only(values: np.ndarray, dtype: str) -> np.ndarray:
     values = values.astype(dtype) if values.dtype.kind == "f" else values.copy()
     values.flags.writeable = False
     return values
-
-
-def _laid_out(value: Any, layout: str) -> Any:
-    """What only Python modules are sent: floating-point arrays as integers, masks as numbers."""
-    kinds = {"integer": ("f", np.int64), "numeric-mask": ("b", np.float64)}
-    kind, dtype = kinds.get(layout, ("", None))
-    return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == kind else value

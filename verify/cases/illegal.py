@@ -27,6 +27,12 @@ class Invalid(NamedTuple):
     inputs: Inputs
     layout: str = "plain"
 
+    def sent(self) -> Inputs:
+        """The arguments in their layout: floating-point arrays as integers, or masks as numbers."""
+        kind, dtype = {"integer": ("f", np.int64), "numeric-mask": ("b", np.float64)}.get(self.layout, ("", None))
+        changed = {n: x.astype(dtype) for n, x in self.inputs.items() if isinstance(x, np.ndarray) and x.dtype.kind == kind}
+        return self.inputs | changed
+
 
 def invalid(operation: str, dtype: str) -> list[Invalid]:
     """Everything that an implementation of the operation must refuse. The same list at every call."""

@@ -335,15 +335,8 @@ def constant_mean(draft: Draft) -> None:
     draft.found["max_length"] = int(draft.rng.integers(15, 40))
 
 
-FINISHES: dict[str, Callable[[Draft], None]] = {
-    "constant_mean": constant_mean,
-    "grpo": grpo,
-    "orpo": orpo,
-    "overlong_penalty": overlong_penalty,
-    "ppo_value": ppo_value,
-    "rejection_acceptance": rejection_acceptance,
-    "simpo": token_means,
-}
+OWN: tuple[Callable[[Draft], None], ...] = (constant_mean, grpo, orpo, overlong_penalty, ppo_value, rejection_acceptance)
+FINISHES = {finish.__name__: finish for finish in OWN} | {"simpo": token_means}
 
 
 def strike(draft: Draft) -> None:

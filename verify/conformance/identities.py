@@ -6,6 +6,7 @@ operation, since several are combined. The docstring is the statement; `needs` n
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,21 +21,22 @@ CASES = 4
 
 Ask = Callable[..., Mapping[str, np.ndarray]]
 Pairs = Iterable[tuple[Any, Any, Any]]
+Measure = Callable[[Ask, Inputs], Pairs]
 
 
 class Identity(NamedTuple):
     name: str
-    measure: Callable[[Ask, Inputs], Pairs]
+    measure: Measure
     needs: tuple[str, ...]
 
 
 IDENTITIES: dict[str, list[Identity]] = {}
 
 
-def identity(name: str, *needs: str) -> Callable[[Callable[[Ask, Inputs], Pairs]], Callable[[Ask, Inputs], Pairs]]:
+def identity(name: str, *needs: str) -> Callable[[Measure], Measure]:
     """Register a statement as `operation.word`."""
 
-    def register(measure: Callable[[Ask, Inputs], Pairs]) -> Callable[[Ask, Inputs], Pairs]:
+    def register(measure: Measure) -> Measure:
         IDENTITIES.setdefault(name.split(".")[0], []).append(Identity(name, measure, needs))
         return measure
 
@@ -100,9 +102,8 @@ def kl_regularized_objective_optimum(ask: Ask, x: Inputs) -> Pairs:
     x = {**x, "reference_logps": x["reference_logps"] - np.log(np.exp(x["reference_logps"]).sum(axis=1, keepdims=True))}
     best = ask("optimal_policy", **without(x, "policy_logits"))
     at_best = ask("kl_regularized_objective", **{**x, "policy_logits": best["logps"].astype(np.float64)})
-    scale = np.max(np.abs(x["rewards"]), axis=1) + x["beta"] * (
-        1 + np.max(np.abs(x["reference_logps"] + best["logps"]), axis=1)
-    )
+    surprise = 1 + np.max(np.abs(x["reference_logps"] + best["logps"]), axis=1)
+    scale = np.max(np.abs(x["rewards"]), axis=1) + x["beta"] * surprise
     yield at_best["objective"], x["beta"] * best["log_partition"], 2 * scale
     yield at_best["grad_policy_logits"], 0.0, 2 * scale[:, None]
 
@@ -288,12 +289,8 @@ def ppo_policy_on_policy(ask: Ask, x: Inputs) -> Pairs:
 @identity("ppo_value.first-step")
 def ppo_value_first_step(ask: Ask, x: Inputs) -> Pairs:
     """Where the value has not moved, the clip does nothing: half the squared error."""
-    error = np.where(x["mask"], x["old_values"] - x["returns"], 0.0)
-    yield (
-        ask("ppo_value", **{**x, "values": x["old_values"]})["token_losses"],
-        error**2 / 2,
-        1 + x["old_values"] ** 2 + x["returns"] ** 2,
-    )
+    start, error = {**x, "values": x["old_values"]}, np.where(x["mask"], x["old_values"] - x["returns"], 0.0)
+    yield ask("ppo_value", **start)["token_losses"], error**2 / 2, 1 + x["old_values"] ** 2 + x["returns"] ** 2
 
 
 @identity("advantages_grpo.centred")
@@ -306,11 +303,8 @@ def advantages_grpo_centred(ask: Ask, x: Inputs) -> Pairs:
 @identity("advantages_dr_grpo.centred")
 def advantages_dr_grpo_centred(ask: Ask, x: Inputs) -> Pairs:
     """A group's advantages sum to 0."""
-    yield (
-        ask("advantages_dr_grpo", **x)["advantages"].sum(axis=1),
-        0.0,
-        np.sum(np.abs(x["rewards"]), axis=1) * x["rewards"].shape[1],
-    )
+    scale = np.sum(np.abs(x["rewards"]), axis=1) * x["rewards"].shape[1]
+    yield ask("advantages_dr_grpo", **x)["advantages"].sum(axis=1), 0.0, scale
 
 
 @identity("advantages_rloo.scale", "advantages_dr_grpo")
@@ -328,12 +322,9 @@ def grpo_without_reference(ask: Ask, x: Inputs) -> Pairs:
     alone = ask("grpo", **{**x, "beta": 0.0})
     spread = np.where(x["mask"], x["advantages"][:, None], 0.0)
     ppo = ask("ppo_policy", **{**without(x, "reference_logps", "beta"), "advantages": spread})
-    scale = (
-        np.abs(spread)
-        * np.exp(np.clip(x["logps"] - x["old_logps"], -50, 50))
-        * (1 + np.abs(x["logps"]) + np.abs(x["old_logps"]))
-    )
-    yield alone["token_losses"], ppo["token_losses"], np.abs(spread) + scale
+    ratio = np.exp(np.clip(x["logps"] - x["old_logps"], -50, 50))
+    scale = 1 + ratio * (1 + np.abs(x["logps"]) + np.abs(x["old_logps"]))
+    yield alone["token_losses"], ppo["token_losses"], np.abs(spread) * scale
 
 
 @identity("sequence_mean.weights")
@@ -377,16 +368,13 @@ def claims(contract: Contract) -> Iterator[Claim]:
     for found in IDENTITIES.get(contract.name, []):
         also = f", with {' and '.join(found.needs)}" if found.needs else ""
         how = f"On {CASES} ordinary cases of its own answers{also}: |left - right| <= {FACTOR} u times what was added up."
-        yield Claim(found.name, contract, str(found.measure.__doc__), how, _measurer(found), needs=found.needs)
+        yield Claim(found.name, contract, str(found.measure.__doc__), how, partial(_measured, found), needs=found.needs)
 
 
-def _measurer(found: Identity) -> Callable[[Run, Contract], Evidence]:
-    def measure(run: Run, contract: Contract) -> Evidence:
-        rng = np.random.default_rng(run.seed)
-        drawn = (cases.draw(contract.name, "ordinary", rng, run.subject.dtype).inputs for _ in range(CASES))
-        return Evidence.of(_agree(run, found, contract, inputs) for inputs in drawn)
-
-    return measure
+def _measured(found: Identity, run: Run, contract: Contract) -> Evidence:
+    rng = np.random.default_rng(run.seed)
+    drawn = (cases.draw(contract.name, "ordinary", rng, run.subject.dtype).inputs for _ in range(CASES))
+    return Evidence.of(_agree(run, found, contract, inputs) for inputs in drawn)
 
 
 class _Outputs(dict[str, np.ndarray]):

@@ -1,9 +1,6 @@
 """What is not legal is refused, argument by argument and rule by rule."""
 
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 
 from verify import cases
 from verify.claims import Claim, Evidence, Run
@@ -36,12 +33,5 @@ def _refused(run: Run, contract: Contract, case: cases.Invalid) -> Result:
         return Result(0.0)
     if isinstance(answer, Misbehaviour):
         return Result(0.0, (Failure(answer.kind, contract.name, case.inputs, (answer.message,)),))
-    message, sent = f"accepted {case.argument}: {case.rule}", {n: _as_sent(x, case.layout) for n, x in case.inputs.items()}
-    return Result(0.0, (Failure(message, contract.name, sent, ("an error is due",)),))
-
-
-def _as_sent(value: Any, layout: str) -> Any:
-    """What the child makes of an argument, for the counterexample's text."""
-    kinds = {"integer": ("f", np.int64), "numeric-mask": ("b", np.float64)}
-    kind, dtype = kinds.get(layout, ("", None))
-    return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == kind else value
+    message = f"accepted {case.argument}: {case.rule}"
+    return Result(0.0, (Failure(message, contract.name, case.sent(), ("an error is due",)),))

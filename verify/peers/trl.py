@@ -2,27 +2,7 @@
 
 Written for TRL 1.16.0 (requirements-trl.txt) and started as `python -m verify.child verify.peers.trl`: by its
 path it would be imported as trl and stand in TRL's place. An operation is here if TRL computes it; no formula
-is. Each function feeds stub models and small batches to a real trainer, made without its constructor:
-
-    bradley_terry            RewardTrainer.compute_loss, margin in the batch
-    dpo, cdpo                DPOTrainer._compute_loss, loss type sigmoid
-    robust_dpo               DPOTrainer._compute_loss, loss type robust
-    rso_hinge                DPOTrainer._compute_loss, loss type hinge
-    ipo_length_normalized    DPOTrainer._compute_loss, loss type ipo
-    kto                      KTOTrainer._compute_loss, loss type kto
-    kto_reference_point      KTOTrainer._compute_loss, its metric kl
-    orpo                     experimental.orpo.ORPOTrainer.get_batch_loss_metrics
-    simpo                    experimental.cpo.CPOTrainer.get_batch_loss_metrics, loss type simpo, cpo_alpha 0
-    sequence_logps           experimental.cpo.CPOTrainer.get_batch_logps
-    linear_sequence_logps    trainer.utils.add_fused_lm_head, the loss of the model it patches
-    ppo_policy, grpo         GRPOTrainer._compute_loss, loss type grpo, one token a call
-    sequence_mean            GRPOTrainer._compute_loss, loss type grpo
-    token_mean               GRPOTrainer._compute_loss, loss type bnpo
-    constant_mean            GRPOTrainer._compute_loss, loss type dr_grpo
-    advantages_grpo          GRPOTrainer._generate_and_score_completions, scale_rewards group
-    advantages_dr_grpo       GRPOTrainer._generate_and_score_completions, scale_rewards none
-    advantages_rloo          RLOOTrainer._generate_and_score_completions
-    overlong_penalty         rewards.get_soft_overlong_punishment
+is. Each feeds stub models and small batches to a real trainer, made without its constructor.
 
 Not here, for want of such code in TRL: IPO on token sums, SPPO on soft win rates, k1 and k2 as losses, GAE,
 the value loss, RSO's sampling, Plackett-Luce. Nothing is checked that TRL does not check.
@@ -45,16 +25,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
-from trl import (
-    DPOTrainer,
-    GRPOConfig,
-    GRPOTrainer,
-    KTOTrainer,
-    RewardTrainer,
-    RLOOConfig,
-    RLOOTrainer,
-    __version__,
-)
+from trl import DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RewardTrainer, RLOOConfig, RLOOTrainer, __version__
 from trl.experimental.cpo import CPOTrainer, cpo_trainer
 from trl.experimental.orpo import ORPOTrainer, orpo_trainer
 from trl.rewards import get_soft_overlong_punishment
@@ -63,185 +34,10 @@ from trl.trainer.utils import add_fused_lm_head
 NAME, VERSION = "trl", __version__
 
 Array = np.ndarray
-Outputs = dict[str, Array]
+Arrays = dict[str, Array]
+Operation = Callable[..., Arrays]
 
 PAIR = ("losses", "grad_policy_chosen_logps", "grad_policy_rejected_logps")
-
-
-# Level 1: losses on log-probabilities
-
-
-def bradley_terry(*, chosen_rewards: Array, rejected_rewards: Array, margin: float) -> Outputs:
-    """RewardTrainer.compute_loss: the model's scores are the rewards, the batch brings the margin."""
-    trainer = _trainer(RewardTrainer, args=SimpleNamespace(center_rewards_coefficient=None))
-
-    def example(rewards: Tensor) -> list[float]:
-        model = _Model(SimpleNamespace(logits=rewards[:, None]))
-        loss = trainer.compute_loss(model, {"margin": margin})
-        return [loss.item(), *_gradient(loss, rewards)]
-
-    rows = [example(_leaf(pair)) for pair in np.stack([chosen_rewards, rejected_rewards], axis=1)]
-    return _columns(("losses", "grad_chosen_rewards", "grad_rejected_rewards"), rows, chosen_rewards.dtype)
-
-
-def dpo(*, beta: float, **logps: Array) -> Outputs:
-    """Loss type sigmoid."""
-    return _direct("sigmoid", logps, beta=beta, label_smoothing=0.0)
-
-
-def cdpo(*, beta: float, label_smoothing: float, **logps: Array) -> Outputs:
-    """Loss type sigmoid with TRL's option of the same name."""
-    return _direct("sigmoid", logps, beta=beta, label_smoothing=label_smoothing)
-
-
-def robust_dpo(*, beta: float, label_smoothing: float, **logps: Array) -> Outputs:
-    """Loss type robust."""
-    return _direct("robust", logps, beta=beta, label_smoothing=label_smoothing)
-
-
-def rso_hinge(*, beta: float, **logps: Array) -> Outputs:
-    """Loss type hinge."""
-    return _direct("hinge", logps, beta=beta, label_smoothing=0.0)
-
-
-def ipo_length_normalized(*, chosen_lengths: Array, rejected_lengths: Array, beta: float, **logps: Array) -> Outputs:
-    """Loss type ipo; the lengths are what TRL counts in completion_mask."""
-    lengths = np.stack([chosen_lengths, rejected_lengths], axis=1)
-    return _direct("ipo", logps, lengths, beta=beta, label_smoothing=0.0)
-
-
-def kto(*, policy_logps: Array, reference_logps: Array, desirable: Array, reference_point: float, **plain: float) -> Outputs:
-    """One completion a call, beside a mismatched one whose log-ratio, z0, is the reference point."""
-    trainer = _kto_trainer(**plain)
-
-    def example(policy: Tensor, reference: Tensor, label: bool) -> list[float]:
-        point = torch.full_like(reference, reference_point)
-        loss = _kto_loss(trainer, (policy, reference), (point, torch.zeros_like(point)), label)
-        reward = _metric(trainer, "rewards/chosen" if label else "rewards/rejected")
-        return [loss.item(), *_gradient(loss, policy), reward]
-
-    examples = np.stack([policy_logps, reference_logps, desirable], axis=1)
-    rows = [example(_leaf([policy]), _tensor([fixed]), bool(label)) for policy, fixed, label in examples]
-    return _columns(("losses", "grad_policy_logps", "rewards"), rows, policy_logps.dtype)
-
-
-def kto_reference_point(*, policy_mismatched_logps: Array, reference_mismatched_logps: Array) -> Outputs:
-    """The metric kl is the point that TRL's loss subtracts; the completion beside it does not matter."""
-    trainer = _kto_trainer(beta=1.0, desirable_weight=1.0, undesirable_weight=1.0)
-    mismatched = _tensor(policy_mismatched_logps), _tensor(reference_mismatched_logps)
-    _kto_loss(trainer, (torch.zeros(1), torch.zeros(1)), mismatched, True)
-    return {"reference_point": np.array(_metric(trainer, "kl"), policy_mismatched_logps.dtype)}
-
-
-def orpo(*, odds_weight: float, **pairs: Array) -> Outputs:
-    """What the contract calls log_odds_ratio, TRL logs as log_odds_chosen.
-
-    TRL's NLL term also counts each prompt token but the first: of a prompt of one token, none.
-    """
-    trainer = _trainer(ORPOTrainer, beta=odds_weight, is_encoder_decoder=False, padding_value=0)
-
-    def example(logps: Tensor, lengths: Array) -> list[float]:
-        loss, metrics = _from_logits(orpo_trainer, trainer, logps, lengths)
-        return [loss.item(), *_gradient(loss, logps), metrics["log_odds_chosen"]]
-
-    return _columns((*PAIR, "log_odds_ratio"), *_map_pairs(example, **pairs))
-
-
-def simpo(*, beta: float, gamma: float, **pairs: Array) -> Outputs:
-    """TRL too takes the absolute gamma, as simpo_gamma, and divides it by beta."""
-    plain = {"loss_type": "simpo", "cpo_alpha": 0.0, "alpha": 0.0, "label_smoothing": 0.0}
-    trainer = _trainer(CPOTrainer, **plain, is_encoder_decoder=False, pad_token_id=0)
-    vars(trainer).update(beta=beta, simpo_gamma=gamma)
-
-    def example(logps: Tensor, lengths: Array) -> list[float]:
-        loss, _ = _from_logits(cpo_trainer, trainer, logps, lengths)
-        return [loss.item(), *_gradient(loss, logps)]
-
-    return _columns(PAIR, *_map_pairs(example, **pairs))
-
-
-# Level 2: sequences, on-policy pieces, aggregation
-
-
-def sequence_logps(*, logits: Array, tokens: Array, response_mask: Array) -> Outputs:
-    """Labels are -100 outside the response. Log-probs of 1 sum to TRL's count of it, the length."""
-    leaf, labels = _leaf(logits), _labels(tokens, response_mask)
-    logps = CPOTrainer.get_batch_logps(leaf, labels)
-    with patch.object(cpo_trainer, "selective_log_softmax", _given_log_softmax):
-        lengths = CPOTrainer.get_batch_logps(torch.ones(*labels.shape, 1), labels)
-    (gradient,) = torch.autograd.grad(logps.sum(), leaf)
-    outputs = {"logps": logps.detach(), "lengths": lengths.long(), "grad_logits": gradient}
-    return {name: values.numpy() for name, values in outputs.items()}
-
-
-def linear_sequence_logps(*, hidden: Array, weight: Array, tokens: Array, response_mask: Array) -> Outputs:
-    """The head that TRL fuses into the models it trains: minus the loss of one row, divided by one item."""
-    states, head, labels = _leaf(hidden), _leaf(weight), _labels(tokens, response_mask)
-
-    def row(hidden_row: Tensor, labels_row: Tensor) -> tuple[Tensor, Tensor]:
-        model = _LinearModel(hidden_row[None], head)
-        add_fused_lm_head(model)
-        output = model.forward(labels=labels_row[None], fused_lm_head=True, num_items_in_batch=1)
-        return -output.loss, output.label_mask.sum()
-
-    rows = [row(*pair) for pair in zip(states, labels, strict=True)]
-    logps, lengths = (torch.stack(column) for column in zip(*rows, strict=True))
-    gradients = torch.autograd.grad(logps.sum(), (states, head))
-    outputs = {"logps": logps.detach().to(states.dtype), "lengths": lengths}
-    outputs |= dict(zip(("grad_hidden", "grad_weight"), gradients, strict=True))
-    return {name: values.numpy() for name, values in outputs.items()}
-
-
-def ppo_policy(*, clip_low: float, clip_high: float, **tokens: Array) -> Outputs:
-    """GRPO without its KL term is PPO's clipped surrogate."""
-    trainer = _grpo_trainer("grpo", beta=0.0, epsilon_low=clip_low, epsilon_high=clip_high)
-    return _surrogate(trainer, **tokens, reference_logps=np.zeros_like(tokens["logps"]))
-
-
-def grpo(*, clip_low: float, clip_high: float, beta: float, advantages: Array, **tokens: Array) -> Outputs:
-    """Each token under the advantage of its sequence."""
-    trainer = _grpo_trainer("grpo", beta=beta, epsilon_low=clip_low, epsilon_high=clip_high)
-    per_token = np.repeat(advantages[:, None], tokens["logps"].shape[1], axis=1)
-    return _surrogate(trainer, **tokens, advantages=per_token)
-
-
-def sequence_mean(*, token_losses: Array, mask: Array) -> Outputs:
-    """The reduction of loss type grpo."""
-    return _reduction(_grpo_trainer("grpo"), token_losses, mask)
-
-
-def token_mean(*, token_losses: Array, mask: Array) -> Outputs:
-    """The reduction of loss type bnpo, which counts the tokens of its batch; dapo is told their number."""
-    return _reduction(_grpo_trainer("bnpo"), token_losses, mask)
-
-
-def constant_mean(*, token_losses: Array, mask: Array, max_length: int) -> Outputs:
-    """The reduction of loss type dr_grpo."""
-    return _reduction(_grpo_trainer("dr_grpo", max_completion_length=max_length), token_losses, mask)
-
-
-def advantages_grpo(*, rewards: Array) -> Outputs:
-    """TRL computes in float32, whatever the rewards."""
-    summed = {"multi_objective_aggregation": "sum_then_normalize", "scale_rewards": "group"}
-    return _advantages(GRPOTrainer, GRPOConfig, rewards, _grpo_generated, **summed)
-
-
-def advantages_dr_grpo(*, rewards: Array) -> Outputs:
-    """TRL computes in float32, whatever the rewards."""
-    summed = {"multi_objective_aggregation": "sum_then_normalize", "scale_rewards": "none"}
-    return _advantages(GRPOTrainer, GRPOConfig, rewards, _grpo_generated, **summed)
-
-
-def advantages_rloo(*, rewards: Array) -> Outputs:
-    """TRL computes in float32, whatever the rewards."""
-    plain = {"reward_clip_range": None, "normalize_advantages": False}
-    return _advantages(RLOOTrainer, RLOOConfig, rewards, _rloo_generated, **plain)
-
-
-def overlong_penalty(*, lengths: Array, max_length: int, cache_length: int) -> Outputs:
-    """TRL asks each completion for its length alone: a range has one, and no tokens."""
-    punishment = get_soft_overlong_punishment(max_length, cache_length)
-    return {"penalties": np.array(punishment([range(length) for length in lengths]), np.float64)}
 
 
 # Trainers without their constructors, and what is fed to them
@@ -260,18 +56,6 @@ class _Model:
         return next(self.outputs)
 
 
-class _LinearModel:
-    """What add_fused_lm_head asks of a language model: hidden states [1,T,D], its head's weight [V,D]."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor) -> None:
-        self.config = SimpleNamespace(get_text_config=SimpleNamespace)
-        self.base_model = lambda **_: SimpleNamespace(last_hidden_state=hidden)
-        self.get_output_embeddings = lambda: SimpleNamespace(weight=weight, bias=None)
-
-    def forward(self, **_: Any) -> Any:
-        """Replaced by add_fused_lm_head."""
-
-
 def _trainer(kind: type, **attributes: Any) -> Any:
     """A trainer that has only what its loss reads; in eval mode, where no loss is divided by steps."""
     trainer: Any = object.__new__(kind)
@@ -287,38 +71,9 @@ def _metric(trainer: Any, name: str) -> float:
     return trainer._metrics["eval"][name][-1]
 
 
-def _tensor(values: Any) -> Tensor:
-    """A tensor of the values' dtype that shares no memory with them."""
-    return torch.tensor(np.array(values))
-
-
-def _leaf(values: Any) -> Tensor:
-    """A tensor of the values' dtype to differentiate by."""
-    return _tensor(values).requires_grad_()
-
-
-def _gradient(loss: Tensor, leaf: Tensor) -> list[float]:
-    """d loss / d leaf, one number for each entry of a leaf of rank 1."""
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return gradient.tolist()
-
-
-def _columns(names: tuple[str, ...], rows: list[list[float]], dtype: np.dtype) -> Outputs:
-    """Answers of N examples, a row each, as named arrays [N]."""
-    table = np.array(rows, dtype).reshape(-1, len(names))
-    return {name: table[:, column].copy() for column, name in enumerate(names)}
-
-
-def _labels(tokens: Array, response_mask: Array) -> Tensor:
-    """Tokens where the mask is true, -100 elsewhere."""
-    labels = np.full(response_mask.shape, -100)
-    labels[response_mask] = tokens[response_mask]
-    return _tensor(labels)
-
-
 def _sequences(lengths: Array) -> dict[str, Tensor]:
     """Token ids and masks [rows, 1 + longest]: one prompt token, then response tokens, then padding."""
-    position, end = torch.arange(1 + max(lengths)), _tensor(lengths)[:, None]
+    position, end = torch.arange(1 + max(lengths)), torch.tensor(lengths)[:, None]
     attention, completion = position <= end, (position >= 1) & (position <= end)
     masks = {"attention_mask": attention.long(), "completion_mask": completion.long()}
     return {"input_ids": torch.zeros_like(masks["attention_mask"]), **masks}
@@ -336,24 +91,69 @@ def _scored(token_logps: Tensor) -> SimpleNamespace:
     return SimpleNamespace(log_probs=token_logps, **logged)
 
 
-def _direct(loss_type: str, logps: Outputs, lengths: Array | None = None, **settings: float) -> Outputs:
-    """DPOTrainer._compute_loss, one pair a call, reference log-probs precomputed; it logs the rewards."""
-    plain = {"f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False}
-    losses = {"loss_types": [loss_type], "loss_weights": [1.0], "precompute_ref_logps": True}
-    trainer = _trainer(DPOTrainer, **plain, **losses, **settings)
+def _one_by_one(names: tuple[str, ...], example: Callable[..., Any], leaves: Array, *others: Array) -> Arrays:
+    """Named arrays [N] of N examples, one a call: losses, their slopes in the k leaves of an example, what was logged.
 
-    def example(policy: Tensor, reference: Tensor, counts: Array) -> list[float]:
-        references = {"ref_chosen_logps": reference[:1], "ref_rejected_logps": reference[1:]}
-        model = _Model(_scored(_token_logps(policy, counts)))
-        loss = trainer._compute_loss(model, _sequences(counts) | references, return_outputs=False)
-        rewards = _metric(trainer, "rewards/chosen"), _metric(trainer, "rewards/rejected")
-        return [loss.item(), *_gradient(loss, policy), *rewards]
+    `example` takes a row of the leaves [N,k], to differentiate by, and a row of each other; it returns the loss and the logged.
+    """
+    rows = []
+    for numbers, *rest in zip(leaves, *others, strict=True):
+        leaf = torch.tensor(numbers, requires_grad=True)
+        loss, *logged = example(leaf, *rest)
+        rows.append([loss.item(), *torch.autograd.grad(loss, leaf)[0].tolist(), *logged])
+    table = np.array(rows, leaves.dtype).reshape(-1, len(names))
+    return {name: table[:, column].copy() for column, name in enumerate(names)}
 
-    policy = np.stack([logps["policy_chosen_logps"], logps["policy_rejected_logps"]], axis=1)
-    reference = np.stack([logps["reference_chosen_logps"], logps["reference_rejected_logps"]], axis=1)
-    examples = zip(policy, reference, np.ones(policy.shape, int) if lengths is None else lengths, strict=True)
-    rows = [example(_leaf(pair), _tensor(fixed), counts) for pair, fixed, counts in examples]
-    return _columns((*PAIR, "chosen_rewards", "rejected_rewards"), rows, policy.dtype)
+
+def _sides(name: str, inputs: Arrays) -> Array:
+    """What the pairs' chosen and rejected responses have by this name, [N,2]."""
+    return np.stack([inputs[name.format(side)] for side in ("chosen", "rejected")], axis=1)
+
+
+def _numpy(**outputs: Tensor) -> Arrays:
+    return {name: values.detach().numpy() for name, values in outputs.items()}
+
+
+# Losses on log-probabilities
+
+
+def bradley_terry(*, margin: float, **pairs: Array) -> Arrays:
+    """RewardTrainer.compute_loss: the model's scores are the rewards, the batch brings the margin."""
+    trainer = _trainer(RewardTrainer, args=SimpleNamespace(center_rewards_coefficient=None))
+
+    def example(rewards: Tensor) -> tuple[Tensor]:
+        model = _Model(SimpleNamespace(logits=rewards[:, None]))
+        return (trainer.compute_loss(model, {"margin": margin}),)
+
+    names = ("losses", "grad_chosen_rewards", "grad_rejected_rewards")
+    return _one_by_one(names, example, _sides("{}_rewards", pairs))
+
+
+def _direct(loss_type: str) -> Operation:
+    """DPOTrainer._compute_loss, reference log-probs precomputed; it counts lengths in completion_mask, and logs the rewards."""
+    plain: dict[str, Any] = {"f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False}
+    plain |= {"loss_types": [loss_type], "loss_weights": [1.0], "precompute_ref_logps": True}
+
+    def operation(*, beta: float, label_smoothing: float = 0.0, **pairs: Array) -> Arrays:
+        trainer = _trainer(DPOTrainer, **plain, beta=beta, label_smoothing=label_smoothing)
+
+        def example(policy: Tensor, reference: Array, lengths: Array) -> tuple[Tensor, float, float]:
+            chosen, rejected = torch.tensor(reference).split(1)
+            batch = _sequences(lengths) | {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+            loss = trainer._compute_loss(_Model(_scored(_token_logps(policy, lengths))), batch, return_outputs=False)
+            return loss, _metric(trainer, "rewards/chosen"), _metric(trainer, "rewards/rejected")
+
+        policy, reference = _sides("policy_{}_logps", pairs), _sides("reference_{}_logps", pairs)
+        lengths = _sides("{}_lengths", pairs) if "chosen_lengths" in pairs else np.ones(policy.shape, int)
+        return _one_by_one((*PAIR, "chosen_rewards", "rejected_rewards"), example, policy, reference, lengths)
+
+    return operation
+
+
+dpo = cdpo = _direct("sigmoid")
+robust_dpo = _direct("robust")
+rso_hinge = _direct("hinge")
+ipo_length_normalized = _direct("ipo")
 
 
 def _kto_trainer(**settings: float) -> Any:
@@ -361,7 +161,7 @@ def _kto_trainer(**settings: float) -> Any:
 
 
 def _kto_loss(trainer: Any, completion: tuple[Tensor, Tensor], mismatched: tuple[Tensor, Tensor], desirable: bool) -> Tensor:
-    """One completion and M mismatched ones, each as (policy, reference); TRL scores the latter first."""
+    """KTOTrainer._compute_loss of one completion and M mismatched ones, each as (policy, reference); the latter come first."""
     model = _Model(_scored(mismatched[0][:, None]), _scored(completion[0][:, None]))
     others = {f"KL_{name}": value for name, value in _sequences(np.ones(len(mismatched[0]), int)).items()}
     references = {"ref_logps": completion[1], "ref_KL_logps": mismatched[1]}
@@ -369,18 +169,26 @@ def _kto_loss(trainer: Any, completion: tuple[Tensor, Tensor], mismatched: tuple
     return trainer._compute_loss(model, batch, return_outputs=False)
 
 
-def _map_pairs(
-    example: Callable[[Tensor, Array], list[float]],
-    *,
-    policy_chosen_logps: Array,
-    policy_rejected_logps: Array,
-    chosen_lengths: Array,
-    rejected_lengths: Array,
-) -> tuple[list[list[float]], np.dtype]:
-    """`example` of each pair: of its log-probs [2], a leaf, and its lengths [2]."""
-    logps = np.stack([policy_chosen_logps, policy_rejected_logps], axis=1)
-    lengths = np.stack([chosen_lengths, rejected_lengths], axis=1)
-    return [example(_leaf(pair), counts) for pair, counts in zip(logps, lengths, strict=True)], logps.dtype
+def kto(*, policy_logps: Array, reference_logps: Array, desirable: Array, reference_point: float, **plain: float) -> Arrays:
+    """Beside each completion a mismatched one whose log-ratio, z0, is the reference point."""
+    trainer = _kto_trainer(**plain)
+
+    def example(policy: Tensor, fixed: Array, label: float) -> tuple[Tensor, float]:
+        reference = torch.tensor(fixed)
+        point = torch.full_like(reference, reference_point)
+        loss = _kto_loss(trainer, (policy, reference), (point, torch.zeros_like(point)), bool(label))
+        return loss, _metric(trainer, "rewards/chosen" if label else "rewards/rejected")
+
+    table = np.stack([policy_logps, reference_logps, desirable], axis=1)
+    return _one_by_one(("losses", "grad_policy_logps", "rewards"), example, table[:, :1], table[:, 1:2], table[:, 2])
+
+
+def kto_reference_point(*, policy_mismatched_logps: Array, reference_mismatched_logps: Array) -> Arrays:
+    """The metric kl is the point that TRL's loss subtracts; the completion beside it does not matter."""
+    trainer = _kto_trainer(beta=1.0, desirable_weight=1.0, undesirable_weight=1.0)
+    mismatched = torch.tensor(policy_mismatched_logps), torch.tensor(reference_mismatched_logps)
+    _kto_loss(trainer, (torch.zeros(1), torch.zeros(1)), mismatched, True)
+    return {"reference_point": np.array(_metric(trainer, "kl"), policy_mismatched_logps.dtype)}
 
 
 def _given_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
@@ -388,23 +196,93 @@ def _given_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
     return logits[..., 0]
 
 
-def _from_logits(module: Any, trainer: Any, logps: Tensor, lengths: Array) -> tuple[Tensor, dict]:
-    """get_batch_loss_metrics on one pair, logits [2, 1 + longest, 1]; position t predicts token t + 1."""
-    batch: dict[str, Tensor] = {}
-    for side, length in zip(("chosen", "rejected"), lengths, strict=True):
-        sequence = _sequences(np.array([length]))
-        prompt = sequence.pop("completion_mask") == 0
-        sequence["labels"] = sequence["input_ids"].masked_fill(prompt, -100)
-        batch |= {f"{side}_{name}": values for name, values in sequence.items()}
-    model = _Model(SimpleNamespace(logits=functional.pad(_token_logps(logps, lengths), (0, 1))[..., None]))
-    with (
-        patch.object(module, "selective_log_softmax", _given_log_softmax),
-        patch.object(module.nn, "CrossEntropyLoss", torch.nn.NLLLoss),
-    ):
-        return trainer.get_batch_loss_metrics(model, batch, "train")
+def _from_logits(module: Any, trainer: Any, pairs: Arrays, **logged: str) -> Arrays:
+    """get_batch_loss_metrics, logits [2, 1 + longest, 1]; position t predicts token t + 1. `logged`: metrics by output."""
+
+    def example(logps: Tensor, lengths: Array) -> list[Any]:
+        batch: dict[str, Tensor] = {}
+        for side, length in zip(("chosen", "rejected"), lengths, strict=True):
+            sequence = _sequences(np.array([length]))
+            prompt = sequence.pop("completion_mask") == 0
+            sequence["labels"] = sequence["input_ids"].masked_fill(prompt, -100)
+            batch |= {f"{side}_{name}": values for name, values in sequence.items()}
+        model = _Model(SimpleNamespace(logits=functional.pad(_token_logps(logps, lengths), (0, 1))[..., None]))
+        with (
+            patch.object(module, "selective_log_softmax", _given_log_softmax),
+            patch.object(module.nn, "CrossEntropyLoss", torch.nn.NLLLoss),
+        ):
+            loss, metrics = trainer.get_batch_loss_metrics(model, batch, "train")
+        return [loss, *(metrics[name] for name in logged.values())]
+
+    return _one_by_one((*PAIR, *logged), example, _sides("policy_{}_logps", pairs), _sides("{}_lengths", pairs))
 
 
-def _grpo_trainer(loss_type: str, **settings: float) -> Any:
+def orpo(*, odds_weight: float, **pairs: Array) -> Arrays:
+    """ORPOTrainer's NLL term also counts each prompt token but the first: of a prompt of one token, none."""
+    trainer = _trainer(ORPOTrainer, beta=odds_weight, is_encoder_decoder=False, padding_value=0)
+    return _from_logits(orpo_trainer, trainer, pairs, log_odds_ratio="log_odds_chosen")
+
+
+def simpo(*, beta: float, gamma: float, **pairs: Array) -> Arrays:
+    """CPOTrainer too takes the absolute gamma, as simpo_gamma, and divides it by beta."""
+    plain = {"loss_type": "simpo", "cpo_alpha": 0.0, "alpha": 0.0, "label_smoothing": 0.0}
+    trainer = _trainer(CPOTrainer, **plain, is_encoder_decoder=False, pad_token_id=0)
+    vars(trainer).update(beta=beta, simpo_gamma=gamma)
+    return _from_logits(cpo_trainer, trainer, pairs)
+
+
+# Sequences
+
+
+def _labels(tokens: Array, response_mask: Array) -> Tensor:
+    """Tokens where the mask is true, -100 elsewhere."""
+    labels = np.full(response_mask.shape, -100)
+    labels[response_mask] = tokens[response_mask]
+    return torch.tensor(labels)
+
+
+def sequence_logps(*, logits: Array, tokens: Array, response_mask: Array) -> Arrays:
+    """CPOTrainer.get_batch_logps. Log-probs of 1 sum to its count of the response, the length."""
+    leaf, labels = torch.tensor(logits, requires_grad=True), _labels(tokens, response_mask)
+    logps = CPOTrainer.get_batch_logps(leaf, labels)
+    with patch.object(cpo_trainer, "selective_log_softmax", _given_log_softmax):
+        lengths = CPOTrainer.get_batch_logps(torch.ones(*labels.shape, 1), labels)
+    (gradient,) = torch.autograd.grad(logps.sum(), leaf)
+    return _numpy(logps=logps, lengths=lengths.long(), grad_logits=gradient)
+
+
+class _LinearModel:
+    """What add_fused_lm_head asks of a language model: hidden states [1,T,D], its head's weight [V,D]."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor) -> None:
+        self.config = SimpleNamespace(get_text_config=SimpleNamespace)
+        self.base_model = lambda **_: SimpleNamespace(last_hidden_state=hidden)
+        self.get_output_embeddings = lambda: SimpleNamespace(weight=weight, bias=None)
+
+    def forward(self, **_: Any) -> Any:
+        """Replaced by add_fused_lm_head."""
+
+
+def linear_sequence_logps(*, hidden: Array, weight: Array, tokens: Array, response_mask: Array) -> Arrays:
+    """The head that TRL fuses into the models it trains: minus the loss of one row, divided by one item."""
+    leaves = torch.tensor(hidden, requires_grad=True), torch.tensor(weight, requires_grad=True)
+
+    def row(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        model = _LinearModel(states[None], leaves[1])
+        add_fused_lm_head(model)
+        output = model.forward(labels=labels[None], fused_lm_head=True, num_items_in_batch=1)
+        return -output.loss, output.label_mask.sum()
+
+    rows = [row(*pair) for pair in zip(leaves[0], _labels(tokens, response_mask), strict=True)]
+    logps, lengths = (torch.stack(column) for column in zip(*rows, strict=True))
+    to_hidden, to_weight = torch.autograd.grad(logps.sum(), leaves)
+    return _numpy(logps=logps.to(leaves[0].dtype), lengths=lengths, grad_hidden=to_hidden, grad_weight=to_weight)
+
+
+# On-policy pieces, aggregation
+
+
+def _grpo_trainer(loss_type: str, **settings: Any) -> Any:
     """A GRPOTrainer whose loss is the clipped surrogate alone: no entropy bonus, ratios of tokens."""
     off = {"top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "use_vllm": False}
     plain = {"importance_sampling_level": "token", "_entropy_bonus_enabled": False}
@@ -422,64 +300,97 @@ def _grpo_loss(trainer: Any, logps: Tensor, advantages: Tensor, mask: Tensor, **
     return trainer._compute_loss(_Model(_scored(logps)), inputs)
 
 
-def _surrogate(
-    trainer: Any, *, logps: Array, old_logps: Array, reference_logps: Array, advantages: Array, mask: Array
-) -> Outputs:
+def _surrogate(trainer: Any, *tokens: Array) -> Arrays:
     """Losses, slopes and clipping of B x T tokens, each the only token of a completion padded to two.
 
-    Padded because TRL's clipping metric does not look at the mask of a batch that is one token wide.
+    Padded because TRL's clipping metric does not look at the mask of a batch that is one token wide. The tokens' log-probs, the
+    old ones, the reference's, advantages and mask, each [B,T].
     """
 
-    def token(logp: Tensor, old: Tensor, reference: Tensor, advantage: Tensor, counts: Tensor) -> list[float]:
+    def token(logp: Tensor, numbers: Array) -> tuple[Tensor, float]:
+        old, reference, advantage, counts = torch.tensor(numbers[:, None])
         padded = [functional.pad(value[None], (0, 1)) for value in (logp, old, reference, counts.long())]
         fixed = {"old_per_token_logps": padded[1], "ref_per_token_logps": padded[2]}
         loss = _grpo_loss(trainer, padded[0], advantage, padded[3], **fixed)
-        return [loss.item(), *_gradient(loss, logp), _metric(trainer, "clip_ratio/region_mean")]
+        return loss, _metric(trainer, "clip_ratio/region_mean")
 
-    tokens = np.stack([logps, old_logps, reference_logps, advantages, mask], axis=-1).reshape(-1, 5)
-    rows = [token(_leaf(numbers[:1]), *_tensor(numbers[1:, None])) for numbers in tokens]
-    flat = _columns(("token_losses", "grad_logps", "clipped"), rows, logps.dtype)
-    shaped = {name: values.reshape(logps.shape) for name, values in flat.items()}
+    table = np.stack(tokens, axis=-1).reshape(-1, 5)
+    flat = _one_by_one(("token_losses", "grad_logps", "clipped"), token, table[:, :1], table[:, 1:])
+    shaped = {name: values.reshape(tokens[0].shape) for name, values in flat.items()}
     return shaped | {"clipped": shaped["clipped"] > 0}
 
 
-def _reduction(trainer: Any, token_losses: Array, mask: Array) -> Outputs:
-    """TRL's mean of given token losses and its slope in them: at ratio 1 a loss is minus its advantage."""
-    losses = _leaf(token_losses)
-    loss = _grpo_loss(trainer, torch.zeros_like(losses), -losses, _tensor(mask).long())
-    (weights,) = torch.autograd.grad(loss, losses)
-    return {"loss": loss.detach().numpy(), "weights": weights.numpy()}
+def ppo_policy(*, logps: Array, old_logps: Array, advantages: Array, mask: Array, clip_low: float, clip_high: float) -> Arrays:
+    """GRPO without its KL term is PPO's clipped surrogate."""
+    trainer = _grpo_trainer("grpo", epsilon_low=clip_low, epsilon_high=clip_high)
+    return _surrogate(trainer, logps, old_logps, np.zeros_like(logps), advantages, mask)
+
+
+def grpo(*, clip_low: float, clip_high: float, beta: float, advantages: Array, mask: Array, **logps: Array) -> Arrays:
+    """Each token under the advantage of its sequence."""
+    trainer = _grpo_trainer("grpo", beta=beta, epsilon_low=clip_low, epsilon_high=clip_high)
+    per_token = np.repeat(advantages[:, None], mask.shape[1], axis=1)
+    return _surrogate(trainer, logps["logps"], logps["old_logps"], logps["reference_logps"], per_token, mask)
+
+
+def _reduction(loss_type: str) -> Operation:
+    """GRPOTrainer's mean of given token losses and its slope in them: at ratio 1 a loss is minus its advantage."""
+
+    def operation(*, token_losses: Array, mask: Array, max_length: int | None = None) -> Arrays:
+        losses = torch.tensor(token_losses, requires_grad=True)
+        trainer = _grpo_trainer(loss_type, max_completion_length=max_length)
+        loss = _grpo_loss(trainer, torch.zeros_like(losses), -losses, torch.tensor(mask).long())
+        return _numpy(loss=loss, weights=torch.autograd.grad(loss, losses)[0])
+
+    return operation
+
+
+sequence_mean = _reduction("grpo")
+token_mean = _reduction("bnpo")  # which counts the tokens of its batch; dapo is told their number
+constant_mean = _reduction("dr_grpo")
+
+
+def _advantages(kind: type, config: type, generated: Callable[[Any, Any], tuple], **settings: Any) -> Operation:
+    """_generate_and_score_completions of N groups of G completions whose reward function answers rewards [N,G], in float32.
+
+    The config is a real one: that is where TRL refuses groups of one. `generated`: what _generate returns for ids and texts.
+    """
+    plain = settings | {"reward_clip_range": None, "normalize_advantages": False, "num_iterations": 1, "beta": 0.0}
+    plain |= {"multi_objective_aggregation": "sum_then_normalize", "reward_func_names": ["reward"]}
+    plain |= {"reward_processing_classes": [None], "reward_weights": torch.ones(1)}
+    plain |= dict.fromkeys(["environment_factories", "environments", "tools", "pad_to_multiple_of"])
+    plain |= dict.fromkeys(["mask_truncated_completions", "use_vllm", "log_multimodal"], False)
+    plain |= {"state": SimpleNamespace(global_step=0), "_tokenizer": SimpleNamespace(pad_token_id=0)}
+
+    def operation(*, rewards: Array) -> Arrays:
+        prompts, group = rewards.shape
+        count = prompts * group
+        batches = {"per_device_train_batch_size": count, "per_device_eval_batch_size": count}
+        arguments = config(num_generations=group, use_cpu=True, bf16=False, report_to=[], **batches)
+        logged: Any = defaultdict(list, {"rewards": defaultdict(list)})
+        logs = {"_pending_extra_logs": {}, "_pending_metrics": {}, "_logs": logged}
+        trainer = _trainer(kind, **plain, **logs, args=arguments, num_generations_eval=group)
+        trainer.model = _Model(_scored(torch.zeros(count, 1)))
+        trainer.reward_funcs = [lambda **_: rewards.ravel().tolist()]
+        trainer._generate = lambda texts: generated([[0]] * count, texts)
+        scored = trainer._generate_and_score_completions([{"prompt": ""}] * count)
+        advantages = scored["advantages"].numpy().reshape(rewards.shape)
+        return {"advantages": advantages.astype(np.result_type(rewards, advantages))}
+
+    return operation
 
 
 def _grpo_generated(ids: list[list[int]], texts: list[str]) -> tuple:
-    """What GRPOTrainer._generate returns where there are no tools, sampler log-probs or images."""
+    """Without tools, sampler log-probs or images."""
     return ids, ids, None, texts, None, None, None, None
 
 
-def _rloo_generated(ids: list[list[int]], texts: list[str]) -> tuple:
-    return ids, ids, texts
+advantages_grpo = _advantages(GRPOTrainer, GRPOConfig, _grpo_generated, scale_rewards="group")
+advantages_dr_grpo = _advantages(GRPOTrainer, GRPOConfig, _grpo_generated, scale_rewards="none")
+advantages_rloo = _advantages(RLOOTrainer, RLOOConfig, lambda ids, texts: (ids, ids, texts))
 
 
-def _advantages(kind: type, config: type, rewards: Array, generated: Callable[..., tuple], **settings: Any) -> Outputs:
-    """What the trainer makes of N groups of G completions whose reward function answers rewards [N,G].
-
-    Its config is a real one: that is where TRL refuses groups of one.
-    """
-    prompts, group = rewards.shape
-    count = prompts * group
-    batches = {"per_device_train_batch_size": count, "per_device_eval_batch_size": count}
-    arguments = config(num_generations=group, use_cpu=True, bf16=False, report_to=[], **batches)
-    settings |= {"args": arguments, "num_iterations": 1, "num_generations_eval": group, "beta": 0.0}
-    trainer = _trainer(kind, **settings)
-    scoring = {"reward_funcs": [lambda **_: rewards.ravel().tolist()], "reward_func_names": ["reward"]}
-    scoring |= {"reward_processing_classes": [None], "reward_weights": torch.ones(1)}
-    absent = dict.fromkeys(["environment_factories", "environments", "tools", "pad_to_multiple_of"])
-    off = dict.fromkeys(["mask_truncated_completions", "use_vllm", "log_multimodal"], False)
-    logs: dict[str, Any] = {"_pending_extra_logs": {}, "_pending_metrics": {}, "_logs": defaultdict(list)}
-    logs["_logs"]["rewards"] = defaultdict(list)
-    vars(trainer).update(scoring | absent | off | logs, model=_Model(_scored(torch.zeros(count, 1))))
-    vars(trainer).update(state=SimpleNamespace(global_step=0), _tokenizer=SimpleNamespace(pad_token_id=0))
-    trainer._generate = lambda texts: generated([[0]] * count, texts)
-    scored = trainer._generate_and_score_completions([{"prompt": ""}] * count)
-    advantages = scored["advantages"].numpy().reshape(rewards.shape)
-    return {"advantages": advantages.astype(np.result_type(rewards, advantages))}
+def overlong_penalty(*, lengths: Array, max_length: int, cache_length: int) -> Arrays:
+    """TRL asks each completion for its length alone: a range has one, and no tokens."""
+    punishment = get_soft_overlong_punishment(max_length, cache_length)
+    return {"penalties": np.array(punishment([range(length) for length in lengths]), np.float64)}
