@@ -78,8 +78,8 @@ def kl(p: Array, q: Array) -> Array:
 
 
 def total_variation(p: Array, q: Array) -> float:
-    """Half the distance between probabilities [P, K], for the prompt where it is largest."""
-    return float(np.max(np.abs(p - q).sum(1)) / 2)
+    """Half the distance between probabilities [..., K], for the prompt where it is largest."""
+    return float(np.max(np.abs(p - q).sum(-1)) / 2)
 
 
 def to_logits(slopes: Array, policy: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minipref import grpo, kl_regularized_objective, kto, ppo_policy
+from minipref import bradley_terry, grpo, kl_regularized_objective, kto, ppo_policy
 from minipref.arrays import log_softmax, sigmoid, softmax
 
 from .bandit import Array, PairLoss, World, kl, pair_gradient, to_logits, total_variation
@@ -41,6 +41,12 @@ def follow(advance: Field, start: Array, goal: Array, steps: int) -> Road:
         logits = advance(logits)
         distances.append(total_variation(softmax(logits), goal))
     return Road(np.array(distances), softmax(logits))
+
+
+def copies(world: World, times: int) -> World:
+    """The same prompts again and again."""
+    rewards, reference = (np.tile(values, (times, 1)) for values in (world.rewards, world.reference))
+    return World(rewards, reference, world.beta)
 
 
 def descent(field: Field, step: float) -> Field:
@@ -128,14 +134,39 @@ def kto_field(world: World, good: Array, bad: Array, good_weight: float = 1.0, b
 
 
 def forward_kl_optimum(world: World, strength: float) -> Array:
-    """argmax of E[R] - b KL(π_ref || π) for each prompt, λ by bisection."""
-    low = world.rewards.max(1, keepdims=True)
-    high = low + strength
+    """argmax of E[R] - b KL(π_ref || π) for each prompt."""
+
+    def too_low(bound: Array) -> Array:
+        return (strength * world.reference / (bound - world.rewards)).sum(1, keepdims=True) > 1
+
+    best = world.rewards.max(1, keepdims=True)
+    return strength * world.reference / (bisect(too_low, best, best + strength) - world.rewards)
+
+
+def bisect(too_low: Callable[[Array], Any], low: Array, high: Array) -> Array:
+    """Where too_low turns false between low and high, each halved 60 times."""
     for _ in range(60):
         middle = (low + high) / 2
-        too_low = (strength * world.reference / (middle - world.rewards)).sum(1, keepdims=True) > 1
-        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
-    return strength * world.reference / (high - world.rewards)
+        below = too_low(middle)
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return high
+
+
+def reward_model(weights: Array, margin: float = 0.0) -> Array:
+    """Scores [P, K] of greatest Bradley-Terry likelihood, where weights [P, i, j] say how often i beat j."""
+
+    def slopes(scores: Array) -> Array:
+        found = bradley_terry.formula(scores[:, :, None], scores[:, None, :], margin)
+        return (weights * found.grad_chosen_rewards).sum(2) + (weights * found.grad_rejected_rewards).sum(1)
+
+    def curvatures(scores: Array) -> Array:
+        """The Laplacian of a graph whose edges are pairs."""
+        wins = sigmoid(scores[:, :, None] - scores[:, None, :] - margin)
+        edges = weights * wins * (1 - wins)
+        edges = edges + edges.transpose(0, 2, 1)
+        return np.eye(weights.shape[1]) * edges.sum(2, keepdims=True) - edges
+
+    return newton(slopes, np.zeros(weights.shape[:2]), curvatures)
 
 
 def kto_optimum(world: World, surplus: Array) -> Array:
@@ -159,10 +190,11 @@ def jacobian(field: Field, logits: Array, width: float = 1e-5) -> Array:
     return np.stack([(field(logits + nudge) - field(logits - nudge)) / (2 * width) for nudge in nudges], axis=2)
 
 
-def newton(field: Field, logits: Array, steps: int = 60) -> Array:
-    """Where the field is zero, from the logits [P, K]; no step is longer than one nat."""
-    for _ in range(steps):
-        move = _solve(jacobian(field, logits), field(logits))
+def newton(field: Field, logits: Array, derivative: Field | None = None) -> Array:
+    """Where the field is zero, from the logits [P, K]; no step is longer than one nat. Derivative: its `jacobian`, if known."""
+    for _ in range(60):
+        slopes = derivative(logits) if derivative else jacobian(field, logits)
+        move = _solve(slopes, field(logits))
         logits = logits - move / np.maximum(1, np.abs(move).max(1, keepdims=True))
         if np.max(np.abs(move)) <= 1e-12:
             break
