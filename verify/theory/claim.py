@@ -24,7 +24,7 @@ class Erratum(NamedTuple):
     """A belief often written, refuted by a counterexample in numbers, and its correction, which holds."""
 
     statement: Statement  # the correction; its false variant is the belief
-    wrong: str  # WRONG or CONDITIONAL
+    verdict: str  # on the belief: WRONG or CONDITIONAL
     counterexample: str  # a template for the measured numbers
 
 
@@ -41,11 +41,11 @@ ERRATA: list[Erratum] = []
 
 
 def exact(name: str, allowed: Range, measured: str = "") -> Callable[[Measure], Statement]:
-    """Registers a claim `theory.<name>`. Fields: the statement first, then Source, False, and Measured unless it is given."""
+    """Registers a claim `theory.<name>`. Fields: the statement first, Source, False, and Measured, else what is given here."""
 
     def register(measure: Measure) -> Statement:
         said = fields(measure)
-        return _stated(f"theory.{name}", said, allowed, measured or said["Measured"], measure.__module__, measure)
+        return _stated(f"theory.{name}", said, allowed, said.get("Measured", measured), measure.__module__, measure)
 
     return register
 
@@ -70,13 +70,13 @@ def _stated(name: str, said: dict[str, str], allowed: Range, measured: str, modu
     return made
 
 
-def erratum(name: str, wrong: str, allowed: Range) -> Callable[[Measure], Erratum]:
+def erratum(name: str, verdict: str, allowed: Range) -> Callable[[Measure], Erratum]:
     """Registers a claim `errata.<name>`: Belief, Truth, Source, Measured, and Shown, a template of the counterexample."""
 
     def register(measure: Measure) -> Erratum:
         said = fields(measure)
         texts = said["Truth"], said["Source"], said["Belief"]
-        made = Erratum(Statement(f"errata.{name}", *texts, allowed, said["Measured"], measure), wrong, said["Shown"])
+        made = Erratum(Statement(f"errata.{name}", *texts, allowed, said["Measured"], measure), verdict, said["Shown"])
         STATED.setdefault(measure.__module__, []).append(made.statement)
         ERRATA.append(made)
         return made

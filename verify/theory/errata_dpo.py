@@ -250,7 +250,7 @@ def _(rng: np.random.Generator) -> Measured:
     Source: Ford 1957, Solution of a ranking problem from binary comparisons
     Measured: largest score gap after 300 gradient steps of size 1 from random scores, one label a pair, a > b > c > a;
       belief: from equal scores, a > b > c and a > c
-    Shown: From any start the cycle's scores become equal. Without a contradiction the scores of best and worst are {once:.2f}
+    Shown: From random scores the cycle's become equal. Without a contradiction the scores of best and worst are {once:.2f}
       apart after 300 gradient steps of size 1 and {later:.2f} after 900.
     """
 

@@ -123,8 +123,8 @@ def _(rng: np.random.Generator) -> Measured:
       changes nothing. It was made against overfitting to preferences that are nearly certain. (KTO's loss does depend on the
       level.)
     Source: arXiv:2310.12036v2 eq. 17 and section 4.2; arXiv:2402.01306v4 section 4
-    Measured: largest change of a loss between 0 and 1 nat from the target when both log-probabilities fall by 1 nat (the false
-      variant is KTO on the same two responses, which does see the level)
+    Measured: largest change of a loss between 0 and 1 nat from the target when both log-probabilities fall by 1 nat (belief:
+      of KTO's on the same two responses, which does see the level)
     Shown: Three responses with logits (-5θ, -6θ, 0), the first chosen, the second rejected, θ = 0 the reference: descent on
       IPO's loss reaches its target, h = {gap:.3f} at β = 0.1, while log π of the chosen response falls from {start:.2f} to
       {end:.2f} and that of the rejected one to {rejected:.2f}.
@@ -658,7 +658,7 @@ def _(rng: np.random.Generator) -> Measured:
       favours has gradient 0: nothing in its own term leads it back. A large step, or the updates of other tokens, can carry a
       ratio well beyond.
     Source: arXiv:1707.06347v2 eq. 7 and section 3
-    Measured: largest ratio after 4 updates on one batch, ε = 0.2, as in Shown (belief: at most 1 + ε)
+    Measured: largest ratio after 4 updates on one batch, ε = 0.2, as described above (belief: at most 1 + ε)
     Shown: Four responses of probability 0.1, 0.2, 0.3 and 0.4, advantages 1, 1, -1 and -1, expected updates of step 2 in the
       logits: the first carries a ratio to {ratio:.2f}, the next three change it by {moved:.3f}.
     """

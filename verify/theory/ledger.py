@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toy.experiment import Measured, said, span
+from toy.experiment import Measured, Reading, said, span
 from verify.statements import KINDS, stated
 from verify.theory.claim import ERRATA, WRONG, Documentary, Erratum
 
@@ -17,14 +17,16 @@ HEAD = """# Errata of preference optimization
 
 Sentences that are often written about DPO and its relatives, each decided by a measurement. Of the {total} beliefs below,
 {wrong} are wrong and {conditional} are true only under conditions that usually go unsaid. Each is REFUTED by a counterexample
-in numbers, and its correction HOLDS by the same measurement. To repeat one, or all:
+in numbers, and its correction HOLDS by the same measurement. To repeat one, or all, with the numbers in a report:
 
 ```
-python -m verify --claims {example}
-python -m verify --claims 'errata.*'
+python -m verify --claims {example} --seed {seed} --json report.json
+python -m verify --claims 'errata.*' --seed {seed} --json report.json
 ```
 
-Cite an entry by its id. `python -m verify.theory` generates this page; its numbers are measured at seed {seed}.
+Cite an entry by its id. Its last lines say what was measured, here at seed {seed}; in which range the number must lie for the
+correction to hold; and what it is if the belief is put in the correction's place, which must lie outside. Numbers below 1e-9,
+which differ by rounding from one machine to the next, are printed as 0.
 
 R is the true reward, π_ref the reference, β its strength, and π* = π_ref e^(R/β)/Z the optimum of E[R] - β KL(π || π_ref),
 where Z normalizes. y_w is the chosen response and y_l the rejected one; h is the gap between their log-ratios log π/π_ref,
@@ -55,7 +57,7 @@ No computation decides these; they stand apart, each with its source.
 """
 TRUE = """## Commonly written, and true
 
-{total} statements that hold, each with the claim that decides it: `python -m verify --explain ID`.
+{total} statements that hold. What decides each is a claim, which `python -m verify --explain ID` explains, or the record.
 
 | statement | source | claim |
 |---|---|---|
@@ -86,8 +88,8 @@ def true_statements() -> list[tuple[str, str, str]]:
 def document() -> str:
     """The text of ERRATA.md."""
     listed = errata()
-    wrong = sum(erratum.wrong == WRONG for erratum in listed)
-    index = [f"| {_cell(e.statement.false)} | {e.wrong} | [`{e.statement.id}`](#{_anchor(e.statement.id)}) |" for e in listed]
+    wrong = sum(erratum.verdict == WRONG for erratum in listed)
+    index = [f"| {_cell(e.statement.false)} | {e.verdict} | [`{e.statement.id}`](#{anchor(e.statement.id)}) |" for e in listed]
     parts = [
         HEAD.format(
             total=len(listed),
@@ -113,20 +115,20 @@ def _entry(erratum: Erratum, measured: Measured) -> str:
     return ENTRY.format(
         id=statement.id,
         belief=statement.false,
-        verdict="REFUTED" if erratum.wrong == WRONG else "REFUTED as it stands: true only under conditions",
+        verdict="REFUTED" if erratum.verdict == WRONG else "REFUTED as it stands: true only under conditions",
         counterexample=erratum.counterexample.format(**measured.numbers),
         correction=statement.statement,
         source=statement.source,
         measured=statement.measured,
-        true=_printed(measured.true.value, said(measured.true)),
+        true=_printed(measured.true),
         allowed=span(statement.allowed),
-        false=_printed(measured.false.value, said(measured.false)),
+        false=_printed(measured.false),
     )
 
 
-def _printed(value: float, text: str) -> str:
+def _printed(reading: Reading) -> str:
     """A number as every machine prints it: rounding errors differ from one to the next."""
-    return "rounding errors only" if abs(value) < 1e-9 else text
+    return "0" if abs(reading.value) < 1e-9 else said(reading)
 
 
 def _cell(text: str) -> str:
@@ -137,6 +139,6 @@ def _claims(claim: str) -> str:
     return "a matter of record" if claim == "-" else ", ".join(f"`{name}`" for name in claim.split(", "))
 
 
-def _anchor(heading: str) -> str:
-    """The fragment that GitHub makes of a heading in code."""
-    return re.sub(r"[^\w-]", "", heading)
+def anchor(heading: str) -> str:
+    """The fragment that GitHub makes of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

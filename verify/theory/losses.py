@@ -125,6 +125,8 @@ def _token(name: str, sign: float) -> Curve:
 
 
 def _estimate(name: str) -> Curve:
+    """k1, k2 or k3 of one sample, x = log π - log π_ref, and its slope as a loss."""
+
     def curve(x: Array, s: Setting) -> tuple[Array, Array]:
         found = REGISTRY["kl_estimates"](x, np.zeros_like(x))
         return getattr(found, name), getattr(found, f"grad_{name}")

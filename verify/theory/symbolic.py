@@ -1,7 +1,8 @@
-"""Proofs: what follows from the papers' definitions for all values of the symbols. SymPy derives, nothing is assumed.
+"""Proofs: what follows from the papers' definitions for all values of the symbols, positive or real as they are declared.
 
-The losses below are written as their papers print them. The first claim shows that minipref computes them, so that what
-is proved of them is proved of the code. K is 3 where a number of responses is needed. Symbols are named as in the contract.
+The losses below are written as their papers print them. The first claim shows at random points that minipref computes them, so
+that what SymPy proves of the formulas is true of the code. K is 3 where a number of responses is needed. Symbols are named as
+in the contract.
 """
 
 from collections.abc import Mapping
@@ -70,7 +71,8 @@ DPO, CDPO, IPO, KTO = (LOSSES[name] for name in ("dpo", "cdpo", "ipo", "kto"))
 
 @exact("symbolic.formulas-are-the-code", (0.0, 1e-11))
 def _(rng: np.random.Generator) -> Measured:
-    """minipref's losses and hand-written gradients are the papers' formulas and their symbolic derivatives.
+    """minipref's smooth losses on scores, pairs, rankings and single responses are the papers' formulas, and their hand-written
+    gradients are the formulas' symbolic derivatives.
     Source: the equations named in each file of minipref
     False: The gradients are those of the mean over the batch.
     Measured: largest relative difference over all losses; for the false variant, that of the loss which tells least
@@ -185,9 +187,8 @@ def _() -> tuple[Any, Any]:
     """
     weight = BETA * sigmoid(BETA * (L - REF_L) - BETA * (W - REF_W))
     pushes = [sp.diff(DPO, W) + weight, sp.diff(DPO, L) - weight]
-    return [*pushes, sp.diff(DPO, W) + sp.diff(DPO, REF_W), sp.diff(DPO, L) + sp.diff(DPO, REF_L)], sp.diff(
-        DPO, W
-    ) + BETA * sigmoid(H)
+    by_difference = [sp.diff(DPO, policy) + sp.diff(DPO, reference) for policy, reference in ((W, REF_W), (L, REF_L))]
+    return [*pushes, *by_difference], sp.diff(DPO, W) + BETA * sigmoid(H)
 
 
 @symbolic("dpo.weight")
@@ -256,8 +257,8 @@ def _() -> tuple[Any, Any]:
 
 @symbolic("kto.slope")
 def _() -> tuple[Any, Any]:
-    """KTO pushes a desirable response up and an undesirable one down by β λ σ(z)σ(-z), which is largest, βλ/4, at the reference
-    point.
+    """KTO pushes a desirable response up and an undesirable one down by βλσ(z)σ(-z), z = β(log-ratio - z_0): most, by βλ/4, at
+    the reference point.
     Source: arXiv:2402.01306v4 eq. 8
     False: The push is β λ σ(-z), DPO's.
     """
@@ -310,9 +311,9 @@ def _() -> tuple[Any, Any]:
 def _() -> tuple[Any, Any]:
     """k3 = e^d - 1 - d is convex in d with its only minimum, 0, at d = 0: no sample of it is negative.
     Source: Schulman 2020, Approximating KL divergence
-    False: k1 = -d is stationary at d = 0 too.
+    False: No sample of k1 = -d is negative either.
     """
     d = sp.Symbol("d", real=True)
     k3 = sp.exp(d) - 1 - d
     (lowest,) = sp.solve(sp.diff(k3, d), d)
-    return [lowest, k3.subs(d, lowest), sp.diff(k3, d, 2) - sp.exp(d)], sp.diff(-d, d)
+    return [lowest, k3.subs(d, lowest), sp.diff(k3, d, 2) - sp.exp(d)], sp.Abs(-d) - (-d)
