@@ -10,7 +10,7 @@ import pytest
 
 from toy import NAMES, bandit
 from toy.__main__ import load, main
-from toy.experiment import HOLDS, Experiment, save, table
+from toy.experiment import HOLDS, Experiment, Measured, Reading, save, stated, table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,13 +62,26 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert error.value.code == 2 and arguments[-1] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(SystemExit) as error:
+        main(["loss_shapes", "--out", str(tmp_path / "file" / below)])
+    printed = capsys.readouterr()
+    assert error.value.code == 2 and "--out" in printed.err and not printed.out
+
+
 def test_without_matplotlib_the_numbers_still_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["loss_shapes", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr("toy.__main__.find_spec", lambda name: None)
+    monkeypatch.setattr("toy.__main__.NAMES", ("loss_shapes",))
+    assert main(["all", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert HOLDS in printed.out and "matplotlib" in printed.err
+    assert "<img" not in (tmp_path / "index.html").read_text("utf-8")
 
 
 def test_the_worlds_need_numpy_alone() -> None:
@@ -108,3 +121,27 @@ def test_table_lines_up() -> None:
         "long name          1",
         "b          1.235e+05",
     ]
+
+
+def test_statements_from_a_table() -> None:
+    """Bars of mathematics are no separators, a line goes on after four spaces, and colons belong to what is measured."""
+    found = Measured(Reading(0.5), Reading(2.0))
+    text = "\nfar | KL(π || μ) > |x|. | It\n    is 0. | eq. 1 | -inf, 1e-3: |x|: its size\n"
+    (statement,) = stated("toy.here", text, {"far": lambda numbers: found})
+    assert statement[:3] == ("toy.here.far", "KL(π || μ) > |x|.", "eq. 1")
+    assert statement[3:6] == ("It is 0.", (-np.inf, 1e-3), "|x|: its size")
+    assert statement.read(None) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "wrong"),
+    [
+        ("a | b | c | d | 0, 1: e\nshort | b | c | 0, 1: e", "a short", "five fields, short has 4"),
+        ("a | b | c | d | 0, 1: e\nlong | b | c | d | e | 0, 1: f", "a long", "five fields, long has 6"),
+        ("a | b | c | d | 0, 1: e\nunread | b | c | d | 0, 1: e", "a", "here.unread stands alone"),
+        ("a | b | c | d | 0, 1: e", "a unstated", "here.unstated stands alone"),
+    ],
+)
+def test_a_wrong_table_of_statements_is_refused(text: str, names: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        stated("toy.here", text, dict.fromkeys(names.split(), lambda numbers: Measured(Reading(0.0), Reading(2.0))))

@@ -9,13 +9,16 @@ Exit code: 0 every statement holds, 1 one does not, 2 usage.
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from toy import NAMES
-from toy.experiment import HOLDS, Experiment, save, verdicts
+from toy.experiment import HOLDS, Experiment, described, save
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -23,12 +26,16 @@ PAGE = """<!doctype html>
 <title>minipref: exactly solvable worlds</title>
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-img {{ max-width: 100%; height: auto; background: #fff }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }}
+img {{ max-width: 100%; height: auto; background: #fff; border-radius: 4px }}
 pre {{ font: 13px/1.45 ui-monospace, monospace; overflow-x: auto }}
-nav a {{ margin-right: 1rem }}
+pre.wrapped {{ white-space: pre-wrap }}
+nav {{ display: flex; flex-wrap: wrap; gap: 0 1rem }}
 </style></head>
-<body><h1>Exactly solvable worlds</h1>
+<body><h1>minipref: exactly solvable worlds</h1>
+<p>Small worlds in which the optimum is known, and every method is held against the one that it claims to reach. Below each
+figure stand its numbers and the statements that they decide: what was measured, what is allowed if the statement is true, and
+what the same measurement gives for a variant of it that is false. Sampled numbers have their 99.9 % interval. Seed {seed}.</p>
 <nav>{links}</nav>
 {sections}
 </body></html>
@@ -56,41 +63,62 @@ def main(arguments: list[str]) -> int:
     if options.name is None:
         print("\n".join(f"{name:<16}{load(name).title}" for name in NAMES))
         return 0
-    chosen = NAMES if options.name == "all" else (options.name,)
-    reports = {name: run(name, options.out, options.seed) for name in chosen}
-    if options.name == "all":
-        index = options.out / "index.html"
-        index.write_text(page(reports), "utf-8")
-        print(f"{index}: all of it as one page")
-    return 0 if all(ok for _, ok in reports.values()) else 1
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        ran = [run(name, options.out, options.seed) for name in (NAMES if options.name == "all" else [options.name])]
+        if options.name == "all":
+            index = options.out / "index.html"
+            index.write_text(PAGE.format(seed=options.seed, links=links(), sections="\n".join(map(section, ran))), "utf-8")
+            print(f"{index}: all of it as one page")
+    except OSError as error:
+        parser().error(f"--out must be a folder that can be written to, got {options.out}: {error.strerror}")
+    return 0 if all(ruling == HOLDS for experiment in ran for ruling in experiment.verdicts) else 1
 
 
-def run(name: str, out: Path, seed: int) -> tuple[str, bool]:
-    """Runs one and prints it. What was printed, and whether every statement holds."""
+class Ran(NamedTuple):
+    """An experiment that has run: what the page shows of it."""
+
+    name: str
+    report: str
+    verdicts: list[str]
+    decided: str
+    drawn: bool
+
+
+def run(name: str, out: Path, seed: int) -> Ran:
+    """Runs one, prints it and draws its figure."""
     experiment, began = load(name), time.monotonic()
     numbers = experiment.run(seed)
-    ok = all(statement.read(numbers).verdict(statement.allowed) == HOLDS for statement in experiment.statements)
-    text = f"{experiment.report(numbers)}\n\n{verdicts(experiment, numbers)}"
-    print(f"{name}: {experiment.title} (seed {seed}, {time.monotonic() - began:.1f} s)\n\n{text}\n", flush=True)
-    figure = out / f"{name}.svg"
-    try:
-        save(experiment, numbers, figure)
-        print(f"{figure}: its figure\n", flush=True)
-    except ImportError:
-        print("no figure: matplotlib is not installed (the extra `plots`)\n", file=sys.stderr)
-    return text, ok
+    found = [(statement, statement.read(numbers)) for statement in experiment.statements]
+    report, decided = experiment.report(numbers), "\n".join(described(*pair) for pair in found)
+    took = f"seed {seed}, {time.monotonic() - began:.1f} s"
+    print(f"{name}: {experiment.title} ({took})\n\n{report}\n\n{decided}\n", flush=True)
+    drawn = find_spec("matplotlib") is not None
+    if drawn:
+        save(experiment, numbers, out / f"{name}.svg")
+    figure = f"{out / name}.svg: its figure" if drawn else "no figure: matplotlib is not installed (the extra `plots`)"
+    print(f"{figure}\n", file=sys.stdout if drawn else sys.stderr, flush=True)
+    return Ran(name, report, [measured.verdict(statement.allowed) for statement, measured in found], decided, drawn)
 
 
-def page(reports: dict[str, tuple[str, bool]]) -> str:
-    """All figures and tables, in one page beside them."""
-    titles = {name: escape(load(name).title) for name in reports}
-    links = "".join(f'<a href="#{name}">{name}</a>' for name in reports)
-    sections = [
-        f'<h2 id="{name}">{title}</h2>\n<img src="{name}.svg" alt="Figure: {title}">\n<pre>{escape(reports[name][0])}</pre>'
-        for name, title in titles.items()
-    ]
-    return PAGE.format(links=links, sections="\n".join(sections))
+def links() -> str:
+    return "".join(f'<a href="#{name}">{name}</a>' for name in NAMES)
+
+
+def section(ran: Ran) -> str:
+    """A figure, where there is one, with the numbers and the statements that it backs."""
+    title = escape(load(ran.name).title)
+    figure = (
+        f'<img src="{ran.name}.svg" alt="Figure: {title}">' if ran.drawn else "<p>No figure: matplotlib is not installed.</p>"
+    )
+    texts = f"<pre>{escape(ran.report)}</pre>\n<pre class='wrapped'>{escape(ran.decided)}</pre>"
+    return f'<h2 id="{ran.name}">{title}</h2>\n{figure}\n{texts}'
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except BrokenPipeError:  # whoever was reading has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

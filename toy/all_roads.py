@@ -27,7 +27,7 @@ from minipref.arrays import log_softmax, softmax
 from . import roads
 from .bandit import Array, World, descend, different_pairs, kl, of_lengths_one, random_world, to_logits
 from .bandit import total_variation as distance
-from .experiment import Experiment, Measured, Reading, Statement, table
+from .experiment import Experiment, Measured, Reading, rows, stated, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -300,15 +300,10 @@ def draw(numbers: Numbers, figure: "Figure") -> None:
         axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
-def _stated(row: str) -> Statement:
-    name, statement, false, source, decided = row.split(" | ")
-    allowed, measured = decided.split(": ")
-    low, high = map(float, allowed.split(", "))
-    texts = f"toy.all-roads.{name}", statement, source, false
-    return Statement(*texts, (low, high), measured, lambda numbers: numbers.found[name])
+def _found(name: str, numbers: Numbers) -> Measured:
+    return numbers.found[name]
 
 
-# Name | statement | its false variant | source | allowed range: what is measured.
 TABLE = """
 policy-gradient | Exact gradient ascent of J = E[R] - β KL(π || π_ref) in the logits, at a step of 4, reaches π*.
     | It reaches π* without the KL term too. | arXiv:2305.18290v3 eq. 3-4 | 0, 1e-8: total variation to π*
@@ -381,5 +376,6 @@ sampled-rloo | Sampled RLOO gradients of groups of 4, with k1 in the reward, are
     | Sampled Dr. GRPO gradients are. | arXiv:2402.14740v2 section 2.3
     | 0.95, 1.05: mean over 40,000 groups, in units of ∇J; 0.05 is a fifth of the bias of the false variant
 """
-STATEMENTS = tuple(map(_stated, TABLE.strip().replace("\n    ", " ").splitlines()))
+MEASURES = {name: partial(_found, name) for name, *_ in rows(TABLE)}
+STATEMENTS = stated("toy.all-roads", TABLE, MEASURES)
 EXPERIMENT = Experiment("Which roads lead to π*, and where the others lead", run, report, draw, STATEMENTS, (9.0, 4.0))

@@ -25,7 +25,7 @@ from minipref import advantages_grpo, advantages_rloo, dpo, online_pairs, ppo_po
 from minipref.arrays import log_softmax, softmax
 
 from .bandit import Array, World, descend, different_pairs, kl, moved, pair_gradient, path, preferences, to_logits
-from .experiment import Experiment, Measured, Reading, Statement, table
+from .experiment import Experiment, Measured, Reading, stated, table
 from .roads import Field, pair_field
 
 if TYPE_CHECKING:
@@ -189,69 +189,39 @@ def draw(numbers: Numbers, figure: "Figure") -> None:
     right.legend(loc="center right")
 
 
-EXPERIMENT = Experiment(
-    "cycles of preference, and verified rewards",
-    run,
-    report,
-    draw,
-    (
-        Statement(
-            "toy.cycles.bradley-terry-half",
-            "Labellers who prefer in a circle teach Bradley-Terry nothing: the best fit to rock, paper, scissors, each pair as "
-            "often, each at 80 %, gives every comparison 1/2, and DPO returns to its reference.",
-            "Bradley & Terry 1952; arXiv:2305.18290v3 eq. 7",
-            "Labellers who prefer in a line do, too.",
-            (0.0, 1e-9),
-            "largest distance of a fitted probability from 1/2; descent to slopes of 1e-13",
-            lambda n: Measured(Reading.worst(n.fits[0] - 0.5), Reading.worst(n.fits[1] - 0.5)),
-        ),
-        Statement(
-            "toy.cycles.average-is-nash",
-            "SPPO with exact win rates comes near the Nash policy of this game by the average of its iterates: after T rounds, "
-            "nothing wins more than 1/2 + log(1/min π_ref)/(ηT) + η/8 against it.",
-            "Freund & Schapire 1999 with Hoeffding's lemma, on arXiv:2405.00675v4 eq. 4.7",
-            "By the last iterate.",
-            (-np.inf, 0.0),
-            "largest exploitability less bound over all T, here at η = 0.1",
-            lambda n: Measured(beyond_bound(n.averages), beyond_bound(n.iterates)),
-        ),
-        Statement(
-            "toy.cycles.last-iterate-cycles",
-            "The iterates themselves circle outward: KL(Nash || π_t) grows at every round.",
-            "the equations of this file",
-            "The average iterate's does.",
-            (1e-9, np.inf),
-            "smallest change in a round, in nats; margin: far above rounding",
-            lambda n: Measured(outward(n.iterates), outward(n.averages)),
-        ),
-        Statement(
-            "toy.cycles.verifier-found",
-            "With a verifier, GRPO and RLOO find a right response that the reference gives in 2 % of samples and no pair "
-            "shows.",
-            "arXiv:2402.03300v3 section 4.1; arXiv:2402.14740v2 section 2.3",
-            "DPO on all pairs of the other responses does.",
-            (0.95, 1.01),
-            "its probability after 200 updates of 8 samples, mean over 128 prompts, each by the worse method; margin: 5 %",
-            lambda n: Measured(found_out(n, "GRPO", "RLOO"), found_out(n, "DPO on fixed pairs")),
-        ),
-        Statement(
-            "toy.cycles.pairs-never-find",
-            "DPO on those pairs never moves the right response's logit.",
-            "arXiv:2305.18290v3 eq. 7",
-            "GRPO does not, either.",
-            (0.0, 1e-12),
-            "largest change of that logit against the mean of the others, over 128 prompts; rounding",
-            lambda n: Measured(Reading.worst(moved(n.logits["DPO on fixed pairs"])), Reading.worst(moved(n.logits["GRPO"]))),
-        ),
-        Statement(
-            "toy.cycles.online-dpo-verifier",
-            "It is not the loss: DPO on pairs of its own samples, labelled by the verifier, finds the right response.",
-            "arXiv:2402.04792v2 section 3",
-            "Labelled by a taste that does not know what is right, it does as well.",
-            (0.95, 1.01),
-            "its probability after 200 updates of 4 pairs, mean over 128 prompts; margin: 5 %",
-            lambda n: Measured(found_out(n, "online DPO"), found_out(n, "online DPO, labelled by taste")),
-        ),
+TABLE = """
+bradley-terry-half | Labellers who prefer in a circle teach Bradley-Terry nothing: the best fit to rock, paper, scissors, each
+    pair as often, each at 80 %, gives every comparison 1/2, and DPO returns to its reference.
+    | Labellers who prefer in a line do, too. | Bradley & Terry 1952; arXiv:2305.18290v3 eq. 7
+    | 0, 1e-9: largest distance of a fitted probability from 1/2; descent to slopes of 1e-13
+average-is-nash | SPPO with exact win rates comes near the Nash policy of this game by the average of its iterates: after T
+    rounds, nothing wins more than 1/2 + log(1/min π_ref)/(ηT) + η/8 against it. | By the last iterate.
+    | Freund & Schapire 1999 with Hoeffding's lemma, on arXiv:2405.00675v4 eq. 4.7
+    | -inf, 0: largest exploitability less bound over all T, here at η = 0.1
+last-iterate-cycles | The iterates themselves circle outward: KL(Nash || π_t) grows at every round.
+    | The average iterate's does. | the equations of this file
+    | 1e-9, inf: smallest change in a round, in nats; margin: far above rounding
+verifier-found | With a verifier, GRPO and RLOO find a right response that the reference gives in 2 % of samples and no pair
+    shows. | DPO on all pairs of the other responses does. | arXiv:2402.03300v3 section 4.1; arXiv:2402.14740v2 section 2.3
+    | 0.95, 1.01: its probability after 200 updates of 8 samples, mean over 128 prompts, each by the worse method; margin: 5 %
+pairs-never-find | DPO on those pairs never moves the right response's logit. | GRPO does not, either.
+    | arXiv:2305.18290v3 eq. 7
+    | 0, 1e-12: largest change of that logit against the mean of the others, over 128 prompts; rounding
+online-dpo-verifier | DPO can use a verifier: on pairs of its own samples, labelled by it, it finds the right response.
+    | Labelled by a taste that does not know what is right, it does as well. | arXiv:2402.04792v2 section 3
+    | 0.95, 1.01: its probability after 200 updates of 4 pairs, mean over 128 prompts; margin: 5 %
+"""
+MEASURES = {
+    "bradley-terry-half": lambda n: Measured(Reading.worst(n.fits[0] - 0.5), Reading.worst(n.fits[1] - 0.5)),
+    "average-is-nash": lambda n: Measured(beyond_bound(n.averages), beyond_bound(n.iterates)),
+    "last-iterate-cycles": lambda n: Measured(outward(n.iterates), outward(n.averages)),
+    "verifier-found": lambda n: Measured(found_out(n, "GRPO", "RLOO"), found_out(n, "DPO on fixed pairs")),
+    "pairs-never-find": lambda n: Measured(
+        Reading.worst(moved(n.logits["DPO on fixed pairs"])), Reading.worst(moved(n.logits["GRPO"]))
     ),
-    size=(9.0, 7.0),
+    "online-dpo-verifier": lambda n: Measured(found_out(n, "online DPO"), found_out(n, "online DPO, labelled by taste")),
+}
+STATEMENTS = stated("toy.cycles", TABLE, MEASURES)
+EXPERIMENT = Experiment(
+    "Preferences that go in circles, and rewards that are verified", run, report, draw, STATEMENTS, (9.0, 7.0)
 )

@@ -30,7 +30,7 @@ from minipref import dpo, ipo, orpo, simpo
 from minipref.arrays import log_softmax, softmax
 
 from .bandit import Array, PairLoss, Slopes, World, different_pairs, moved, of_lengths_one, pair_gradient, path
-from .experiment import Experiment, Measured, Reading, Statement, table
+from .experiment import Experiment, Measured, Reading, stated, table
 from .roads import pair_field, reward_field
 
 if TYPE_CHECKING:
@@ -204,98 +204,57 @@ def draw(numbers: Numbers, figure: "Figure") -> None:
     unseen.legend(loc=(0.2, 0.42), title="dashed: π_ref likes good")
 
 
-EXPERIMENT = Experiment(
-    "where probability goes: displaced, unseen, anchored",
-    run,
-    report,
-    draw,
-    (
-        Statement(
-            "toy.displacement.both-fall",
-            "DPO on a pair whose labels all agree can lower the chosen probability without end: if a response in no pair has "
-            "three times as much of what tells chosen from rejected, each nat of log-ratio gap costs the chosen one 2 nats.",
-            "arXiv:2402.13228 and arXiv:2410.08847, on arXiv:2305.18290v3 eq. 7",
-            "The same in a table of logits.",
-            (-2.001, -1.999),
-            "change of log π(chosen) for each nat of gap, in the second half of the updates; margin: what the chosen response "
-            "adds to Z, a share of e^(-2h), is below 1e-6 there",
-            lambda n: Measured(price(n.runs["DPO"][:, 0]), price(n.runs["DPO"][:, 1])),
-        ),
-        Statement(
-            "toy.displacement.shared-parameters",
-            "On one pair, every loss of log π(w) - log π(l) alone leads a log-linear policy along one curve from its start: "
-            "DPO, IPO and (at equal lengths) SimPO displace the same probability at the same gap.",
-            "arXiv:2305.18290v3 eq. 7, arXiv:2310.12036v2 eq. 17, arXiv:2405.14734v3 eq. 6",
-            "Every loss on pairs does, ORPO too.",
-            (0.0, 1e-9),
-            "largest distance of a log π from what features and gap predict, over all updates, responses and worlds; rounding",
-            lambda n: Measured(off_the_curve(n, "DPO", "IPO", "SimPO"), off_the_curve(n, "ORPO")),
-        ),
-        Statement(
-            "toy.displacement.anchors",
-            "A likelihood term anchors the chosen response: while the loss falls, log π(chosen) never falls by more than log 2 "
-            "under DPO with NLL, α = 1, nor under ORPO, λ = 1, on responses of one token that are equally likely at first.",
-            "arXiv:2404.19733; arXiv:2403.07691v2 eq. 6",
-            "Under DPO, anchored by its reference policy.",
-            (0.0, float(np.log(2))),
-            "largest fall of log π(chosen) in nats over all updates and worlds; bound: log 2, where the other term begins",
-            lambda n: Measured(deepest(n, "DPO + NLL", "ORPO"), deepest(n, "DPO")),
-        ),
-        Statement(
-            "toy.displacement.level-is-free",
-            "DPO does not see the level of a pair: the same amount added to both of its log-probabilities changes neither the "
-            "loss nor a slope.",
-            "arXiv:2305.18290v3 eq. 7",
-            "The same for DPO with a likelihood term.",
-            (0.0, 1e-12),
-            "largest change at all updates of DPO in all worlds, if both lose 10 nats more; rounding",
-            lambda n: Measured(level(DPO, n.runs["DPO"]), level(dpo_nll, n.runs["DPO"])),
-        ),
-        Statement(
-            "toy.displacement.push-pull-drifts",
-            "Pushing the chosen log-probability up and the rejected down at constant weight never ends, even if 20 % of the "
-            "labellers disagree: the gap grows by the same amount at every update.",
-            "arXiv:2305.18290v3 section 4, on the weight of each example",
-            "The same for DPO, whose gap ends at logit(0.8)/β.",
-            (1 - 1e-9, 1 + 1e-9),
-            "growth of the gap in the second half of the updates over that in the first; rounding",
-            lambda n: Measured(growth(n.divided["push"][:, 0]), growth(n.divided["DPO"][:, 0])),
-        ),
-        Statement(
-            "toy.displacement.unseen-logit",
-            "In a table of logits, DPO on fixed pairs leaves the logit of a response that no pair shows where it was.",
-            "arXiv:2305.18290v3 eq. 7",
-            "The same with shared features.",
-            (0.0, 1e-12),
-            "change of the unseen logit against the mean of the others; rounding",
-            lambda n: Measured(Reading.worst(moved(n.unseen["DPO, fixed pairs"])), Reading.worst(moved(n.runs["DPO"][:, :1]))),
-        ),
-        Statement(
-            "toy.displacement.unseen-can-rise",
-            "Its probability moves all the same, by normalization, to π_ref(o) / [π_ref(o) + Σ_seen π_ref e^{(R - R̄)/β}]: here "
-            "from 6 % to 10 % under a reference that likes the bad responses, to 2 % under one that likes the good.",
-            "arXiv:2305.18290v3 eq. 4, on the responses that pairs show",
-            "It stays what it was.",
-            (0.0, 1e-9),
-            "largest distance from that probability under the two references; gradient descent has converged to rounding",
-            lambda n: Measured(
-                ends_from(predicted(), n, "DPO, fixed pairs"), ends_from(WORLD.reference[:, -1], n, "DPO, fixed pairs")
-            ),
-        ),
-        Statement(
-            "toy.displacement.online-finds",
-            "Online DPO and policy gradients, which draw from the policy they train, give the response that no fixed pair has "
-            "its share of π*: in a table, with Bradley-Terry labels and exact expectations.",
-            "arXiv:2402.04792v2 section 3; arXiv:2305.18290v3 eq. 3",
-            "DPO on the fixed pairs does too.",
-            (0.0, 1e-6),
-            "largest distance of its probability from π* under two references; convergence is linear, and 2000 updates take it "
-            "below 1e-6",
-            lambda n: Measured(
-                ends_from(WORLD.optimum[:, -1], n, "online DPO", "policy gradient"),
-                ends_from(WORLD.optimum[:, -1], n, "DPO, fixed pairs"),
-            ),
-        ),
+TABLE = """
+both-fall | DPO on a pair whose labels all agree can lower the chosen probability without end: if a response in no pair has
+    three times as much of what tells chosen from rejected, each nat of log-ratio gap costs the chosen one 2 nats.
+    | The same in a table of logits. | arXiv:2402.13228 and arXiv:2410.08847, on arXiv:2305.18290v3 eq. 7
+    | -2.001, -1.999: change of log π(chosen) for each nat of gap, in the second half of the updates; margin: what the chosen
+    response adds to Z, a share of e^(-2h), is below 1e-6 there
+shared-parameters | On one pair, every loss of log π(w) - log π(l) alone leads a log-linear policy along one curve from its
+    start: DPO, IPO and (at equal lengths) SimPO displace the same probability at the same gap.
+    | Every loss on pairs does, ORPO too. | arXiv:2305.18290v3 eq. 7, arXiv:2310.12036v2 eq. 17, arXiv:2405.14734v3 eq. 6
+    | 0, 1e-9: largest distance of a log π from what features and gap predict, over all updates, responses and worlds; rounding
+anchors | A likelihood term anchors the chosen response: while the loss falls, log π(chosen) never falls by more than log 2
+    under DPO with NLL, α = 1, nor under ORPO, λ = 1, on responses of one token that are equally likely at first.
+    | Under DPO, anchored by its reference policy. | arXiv:2404.19733; arXiv:2403.07691v2 eq. 6
+    | 0, 0.6931471805599453: largest fall of log π(chosen) in nats over all updates and worlds; bound: log 2, where the other
+    term begins
+level-is-free | DPO does not see the level of a pair: the same amount added to both of its log-probabilities changes neither the
+    loss nor a slope. | The same for DPO with a likelihood term. | arXiv:2305.18290v3 eq. 7
+    | 0, 1e-12: largest change at all updates of DPO in all worlds, if both lose 10 nats more; rounding
+push-pull-drifts | Pushing the chosen log-probability up and the rejected down at constant weight never ends, even if 20 % of
+    the labellers disagree: the gap grows by the same amount at every update.
+    | The same for DPO, whose gap ends at logit(0.8)/β. | arXiv:2305.18290v3 section 4, on the weight of each example
+    | 0.999999999, 1.000000001: growth of the gap in the second half of the updates over that in the first; rounding
+unseen-logit | In a table of logits, DPO on fixed pairs leaves the logit of a response that no pair shows where it was.
+    | The same with shared features. | arXiv:2305.18290v3 eq. 7
+    | 0, 1e-12: change of the unseen logit against the mean of the others; rounding
+unseen-can-rise | Its probability moves all the same, by normalization, to π_ref(o) / [π_ref(o) + Σ_seen π_ref e^{(R - R̄)/β}]:
+    here from 6 % to 10 % under a reference that likes the bad responses, to 2 % under one that likes the good.
+    | It stays what it was. | arXiv:2305.18290v3 eq. 4, on the responses that pairs show
+    | 0, 1e-9: largest distance from that probability under the two references; gradient descent has converged to rounding
+online-finds | Online DPO and policy gradients, which draw from the policy they train, give the response that no fixed pair has
+    its share of π*: in a table, with Bradley-Terry labels and exact expectations. | DPO on the fixed pairs does too.
+    | arXiv:2402.04792v2 section 3; arXiv:2305.18290v3 eq. 3
+    | 0, 1e-6: largest distance of its probability from π* under two references; convergence is linear, and 2000 updates take it
+    below 1e-6
+"""
+MEASURES = {
+    "both-fall": lambda n: Measured(price(n.runs["DPO"][:, 0]), price(n.runs["DPO"][:, 1])),
+    "shared-parameters": lambda n: Measured(off_the_curve(n, "DPO", "IPO", "SimPO"), off_the_curve(n, "ORPO")),
+    "anchors": lambda n: Measured(deepest(n, "DPO + NLL", "ORPO"), deepest(n, "DPO")),
+    "level-is-free": lambda n: Measured(level(DPO, n.runs["DPO"]), level(dpo_nll, n.runs["DPO"])),
+    "push-pull-drifts": lambda n: Measured(growth(n.divided["push"][:, 0]), growth(n.divided["DPO"][:, 0])),
+    "unseen-logit": lambda n: Measured(
+        Reading.worst(moved(n.unseen["DPO, fixed pairs"])), Reading.worst(moved(n.runs["DPO"][:, :1]))
     ),
-    size=(9.0, 4.0),
-)
+    "unseen-can-rise": lambda n: Measured(
+        ends_from(predicted(), n, "DPO, fixed pairs"), ends_from(WORLD.reference[:, -1], n, "DPO, fixed pairs")
+    ),
+    "online-finds": lambda n: Measured(
+        ends_from(WORLD.optimum[:, -1], n, "online DPO", "policy gradient"),
+        ends_from(WORLD.optimum[:, -1], n, "DPO, fixed pairs"),
+    ),
+}
+STATEMENTS = stated("toy.displacement", TABLE, MEASURES)
+EXPERIMENT = Experiment("Where probability goes: displaced, unseen, anchored", run, report, draw, STATEMENTS, (9.0, 4.0))

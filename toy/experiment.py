@@ -5,7 +5,8 @@ false variant must lie outside: one that cannot tell the two apart proves nothin
 """
 
 import math
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,6 +79,37 @@ class Statement(NamedTuple):
     allowed: tuple[float, float]
     measured: str  # what the number is
     read: Callable[[Any], Measured]  # from an experiment's numbers
+    shown: str = ""  # of an erratum: the counterexample, a template for the numbers measured
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of a table of statements, each in five fields; a line that begins with four spaces continues its row.
+
+        name | statement | its false variant | source | allowed range: what is measured
+
+    Raises ValueError where a row has not five fields.
+    """
+    found = [row.split(" | ") for row in text.strip().replace("\n    ", " ").splitlines()]
+    for row in found:
+        if len(row) != 5:
+            raise ValueError(f"a row of statements must have five fields, {row[0]} has {len(row)}")
+    return found
+
+
+def stated(prefix: str, text: str, measures: Mapping[str, Callable[[Any], Measured]]) -> tuple[Statement, ...]:
+    """The statements of such a table, with the ids `<prefix>.<name>`; `measures` has by name what each reads from numbers.
+
+    Raises ValueError as `rows` does, and where a row has no measure or a measure no row.
+    """
+    found = rows(text)
+    if alone := {name for name, *_ in found} ^ measures.keys():
+        raise ValueError(f"each row must have a measure and each measure a row, {prefix}.{min(alone)} stands alone")
+    statements = []
+    for name, statement, false, source, decided in found:
+        allowed, measured = decided.split(": ", 1)
+        low, high = map(float, allowed.split(", "))
+        statements.append(Statement(f"{prefix}.{name}", statement, source, false, (low, high), measured, measures[name]))
+    return tuple(statements)
 
 
 class Experiment(NamedTuple):
@@ -103,15 +135,21 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def verdicts(experiment: Experiment, numbers: Any) -> str:
-    """A line for each statement: the number, what is allowed, how far beyond a truth is found out, the false variant's."""
-    rows = []
-    for statement in experiment.statements:
-        found = statement.read(numbers)
-        verdict, allowed = found.verdict(statement.allowed), span(statement.allowed)
-        detects = f"{found.true.detectable:.2g}" if found.true.error else "any"
-        rows.append((statement.id, verdict, said(found.true), allowed, detects, said(found.false)))
-    return table(("statement", "verdict", "measured", "allowed", "detects beyond", "false variant"), rows)
+def described(statement: Statement, measured: Measured) -> str:
+    """The verdict, the sentence, what was measured for it, and what the same measurement gives for its false variant."""
+    true, false, numbers = measured
+    detects = f", detects {true.detectable:.2g} beyond" if true.error else ""
+    refuted = "REFUTED" if false.refutes(statement.allowed) else "not refuted"
+    lines = [
+        statement.statement,
+        f"measured {said(true)}, allowed {span(statement.allowed)}{detects}: {statement.measured}",
+        f"false variant {said(false)}, {refuted}: {statement.false}",
+    ]
+    if statement.shown:
+        belief = f"often written, {refuted}: {statement.false}"
+        lines = [belief, statement.shown.format(**numbers), f"what is true: {lines[0]}", f"{lines[1]}; belief {said(false)}"]
+    body = (textwrap.fill(line, 120, initial_indent="  ", subsequent_indent="    ") for line in lines)
+    return "\n".join([f"{measured.verdict(statement.allowed)} {statement.id}", *body])
 
 
 def said(reading: Reading) -> str:
@@ -121,7 +159,7 @@ def said(reading: Reading) -> str:
 
 def span(allowed: tuple[float, float]) -> str:
     """A range, as text."""
-    return f"[{allowed[0]:.4g}, {allowed[1]:.4g}]"
+    return f"[{allowed[0]:.10g}, {allowed[1]:.10g}]"
 
 
 def save(experiment: Experiment, numbers: Any, path: Path) -> None:

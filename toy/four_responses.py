@@ -21,7 +21,7 @@ from minipref import dpo
 from minipref.arrays import softmax
 
 from .bandit import Array, World, different_pairs, pair_gradient, path
-from .experiment import Experiment, Measured, Reading, Statement, table
+from .experiment import Experiment, Measured, Reading, stated, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,43 +121,32 @@ def draw(numbers: Numbers, figure: "Figure") -> None:
         axes.set(xscale="log", xlim=(1, STEPS))
 
 
-EXPERIMENT = Experiment(
-    "four responses: an endless stream of labels, and six labels over and over",
-    run,
-    report,
-    draw,
-    (
-        Statement(
-            "toy.four-responses.converges-to-truth",
-            "On an endless stream of Bradley-Terry labels of all pairs, DPO's implicit rewards converge to the hidden scores, "
-            "up to a constant: they do not run away.",
-            "arXiv:2305.18290v3 eq. 5-7, as maximum likelihood",
-            "The same on six labels, one for each pair, seen over and over.",
-            (0.0, 0.1),
-            "largest |r̂ - R| of the four after 10,000 pairs with falling steps, mean over 256 streams; margin: 5 % of R's "
-            "range",
-            lambda n: Measured(_largest(n.streamed[-1] - WORLD.rewards), Reading.worst(n.repeated[-1] - WORLD.rewards)),
-        ),
-        Statement(
-            "toy.four-responses.policy-is-optimum",
-            "That stream leads DPO's policy to π_ref e^{R/β} / Z: the best response gets the share that β allows it.",
-            "arXiv:2305.18290v3 eq. 4",
-            "It leads to the best response alone.",
-            (0.0, 0.05),
-            "largest |π - π*| of the four after 10,000 pairs, mean over 256 streams; margin: a probability of 0.05",
-            lambda n: Measured(_largest(n.policies - WORLD.optimum), _largest(n.policies - np.eye(4)[0])),
-        ),
-        Statement(
-            "toy.four-responses.separable-grows-like-log",
-            "On finitely many labels of all pairs that agree with one order of the responses, gradient descent in small steps "
-            "widens every log-ratio gap between neighbours in that order without end, like (1/β) log t.",
-            "arXiv:1710.10345 theorem 3, on arXiv:2305.18290v3 eq. 7",
-            "It grows like β log t.",
-            (0.0, 0.02),
-            "|β growth - 1|, growth of the gap for each factor e in steps from 1,000 to 10,000, for the neighbours where it is "
-            "largest; margin: the O(1) in h = log t + O(1) still moves by h e^{-h}, 0.01 at h = 6.5",
-            lambda n: Measured(Reading.worst(WORLD.beta * n.growth - 1), Reading.worst(n.growth / WORLD.beta - 1)),
-        ),
+TABLE = """
+converges-to-truth | On an endless stream of Bradley-Terry labels of all pairs, DPO's implicit rewards converge to the hidden
+    scores, up to a constant: they do not run away. | The same on six labels, one for each pair, seen over and over.
+    | arXiv:2305.18290v3 eq. 5-7, as maximum likelihood
+    | 0, 0.1: largest |r̂ - R| of the four after 10,000 pairs with falling steps, mean over 256 streams; margin: 5 % of R's
+    range
+policy-is-optimum | On an endless stream of Bradley-Terry labels DPO's policy goes to π_ref e^{R/β} / Z: the best
+    response gets the share that β allows it.
+    | It leads to the best response alone. | arXiv:2305.18290v3 eq. 4
+    | 0, 0.05: largest |π - π*| of the four after 10,000 pairs, mean over 256 streams; margin: a probability of 0.05
+separable-grows-like-log | On finitely many labels of all pairs that agree with one order of the responses, gradient descent in
+    small steps widens every log-ratio gap between neighbours in that order without end, like (1/β) log t.
+    | It grows like β log t. | arXiv:1710.10345 theorem 3, on arXiv:2305.18290v3 eq. 7
+    | 0, 0.02: |β growth - 1|, growth of the gap for each factor e in steps from 1,000 to 10,000, for the neighbours where it is
+    largest; margin: the O(1) in h = log t + O(1) still moves by h e^{-h}, 0.01 at h = 6.5
+"""
+MEASURES = {
+    "converges-to-truth": lambda n: Measured(
+        _largest(n.streamed[-1] - WORLD.rewards), Reading.worst(n.repeated[-1] - WORLD.rewards)
     ),
-    size=(9.0, 4.2),
+    "policy-is-optimum": lambda n: Measured(_largest(n.policies - WORLD.optimum), _largest(n.policies - np.eye(4)[0])),
+    "separable-grows-like-log": lambda n: Measured(
+        Reading.worst(WORLD.beta * n.growth - 1), Reading.worst(n.growth / WORLD.beta - 1)
+    ),
+}
+STATEMENTS = stated("toy.four-responses", TABLE, MEASURES)
+EXPERIMENT = Experiment(
+    "One pair at a time: endless labels, and six labels again and again", run, report, draw, STATEMENTS, (9.0, 4.2)
 )

@@ -22,7 +22,7 @@ from minipref.arrays import softmax
 from . import roads
 from .bandit import Array, PairLoss, World, descend, different_pairs, kl, objective, of_lengths_one, random_world
 from .bandit import total_variation as distance
-from .experiment import Experiment, Measured, Reading, Statement, table
+from .experiment import Experiment, Measured, Reading, stated, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -228,51 +228,29 @@ def _restricted(numbers: Numbers) -> Measured:
     return Measured(linear, free)
 
 
-STATEMENTS = (
-    Statement(
-        "toy.frontier.on-frontier",
-        "DPO's minimum on exact Bradley-Terry labels has, at every β, the greatest reward that its divergence allows.",
-        "arXiv:2305.18290v3 eq. 4, figure 2",
-        "Dr. GRPO with k3 in its loss has it too.",
-        (0, 1e-8),
-        "largest reward short of π* at equal KL(π || π_ref)",
-        _on_frontier,
-    ),
-    Statement(
-        "toy.frontier.win-rate",
-        "At equal KL, IPO's optimum with μ = π_ref beats the reference more often than π* of the reward does.",
-        "arXiv:2310.12036v2 eq. 9",
-        "At equal KL it has more reward than π*.",
-        (1e-9, 1),
-        "smallest advantage over π* at equal KL, over 25 strengths; 1e-9 is far above the error of the bisection",
-        _win_rate,
-    ),
-    Statement(
-        "toy.frontier.overoptimization",
-        "As β shrinks against a reward model of 60 pairs that show few bad responses, the true reward rises, then falls.",
-        "arXiv:2210.10760 figure 1; arXiv:2305.18290v3 eq. 4",
-        "The learned reward does so.",
-        (0.02, 2),
-        f"lesser of the rise to β = 1 and the fall to β = 0.02, mean of {SETS:,} reward models; rewards span 3",
-        _overoptimized,
-    ),
-    Statement(
-        "toy.frontier.pairs-needed",
-        "With a free logit a response, DPO and a reward model with exact optimization give one policy on the same pairs.",
-        "arXiv:2305.18290v3 eq. 4-7",
-        "IPO gives that policy too.",
-        (0, 1e-10),
-        f"largest total variation over {len(SIZES)} numbers of pairs, {REPEATS} samples of each, and exact labels",
-        lambda numbers: Measured(Reading(numbers.apart[0]), Reading(numbers.apart[1])),
-    ),
-    Statement(
-        "toy.frontier.restricted-class",
-        "With logits linear in two features, DPO on exact labels ends with less E[R] - β KL than its ascent, on average.",
-        "arXiv:2305.18290v3 eq. 3 and 7, in an exponential family",
-        "So it does with a free logit a response.",
-        (1e-3, 1),
-        f"what DPO loses more, as a share of J(π*) - J(π_ref); mean of {REPEATS} draws of the features",
-        _restricted,
-    ),
-)
+TABLE = f"""
+on-frontier | DPO's minimum on exact Bradley-Terry labels has, at every β, the greatest reward that its divergence allows.
+    | Dr. GRPO with k3 in its loss has it too. | arXiv:2305.18290v3 eq. 4, figure 2
+    | 0, 1e-8: largest reward short of π* at equal KL(π || π_ref)
+win-rate | At equal KL, IPO's optimum with μ = π_ref beats the reference more often than π* of the reward does.
+    | At equal KL it has more reward than π*. | arXiv:2310.12036v2 eq. 9
+    | 1e-9, 1: smallest advantage over π* at equal KL, over 25 strengths; 1e-9 is far above the error of the bisection
+overoptimization | As β shrinks against a reward model of 60 pairs that show few bad responses, the true reward rises, then
+    falls. | The learned reward does so. | arXiv:2210.10760 figure 1; arXiv:2305.18290v3 eq. 4
+    | 0.02, 2: lesser of the rise to β = 1 and the fall to β = 0.02, mean of {SETS:,} reward models; rewards span 3
+pairs-needed | With a free logit a response, DPO and a reward model with exact optimization give one policy on the same pairs.
+    | IPO gives that policy too. | arXiv:2305.18290v3 eq. 4-7
+    | 0, 1e-10: largest total variation over {len(SIZES)} numbers of pairs, {REPEATS} samples of each, and exact labels
+restricted-class | With logits linear in two features, DPO on exact labels ends with less E[R] - β KL than its ascent, on
+    average. | So it does with a free logit a response. | arXiv:2305.18290v3 eq. 3 and 7, in an exponential family
+    | 1e-3, 1: what DPO loses more, as a share of J(π*) - J(π_ref); mean of {REPEATS} draws of the features
+"""
+MEASURES = {
+    "on-frontier": _on_frontier,
+    "win-rate": _win_rate,
+    "overoptimization": _overoptimized,
+    "pairs-needed": lambda numbers: Measured(Reading(numbers.apart[0]), Reading(numbers.apart[1])),
+    "restricted-class": _restricted,
+}
+STATEMENTS = stated("toy.frontier", TABLE, MEASURES)
 EXPERIMENT = Experiment("Reward against divergence, and what pairs can buy", run, report, draw, STATEMENTS, (9.0, 8.0))

@@ -24,7 +24,7 @@ from minipref import dpo, simpo
 from minipref.arrays import softmax
 
 from .bandit import Array, PairLoss, Slopes, descend, of_lengths_one, pair_gradient, preferences, total_variation
-from .experiment import Experiment, Measured, Reading, Statement, table
+from .experiment import Experiment, Measured, Reading, stated, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,75 +148,42 @@ def draw(numbers: Numbers, figure: "Figure") -> None:
     figure.legend(*lengths.get_legend_handles_labels(), loc="outside lower center", ncols=6)
 
 
-EXPERIMENT = Experiment(
-    "length: learned from labellers, and what removes it",
-    run,
-    report,
-    draw,
-    (
-        Statement(
-            "toy.length.dpo-exploits",
-            "If labellers like each token by b nats, so does DPO's implicit reward, at every quality: its optimum is "
-            "π_ref e^{(q + bℓ)/β} / Z.",
-            "arXiv:2305.18290v3 eq. 4-7",
-            "It depends on quality alone: π_ref e^{q/β} / Z.",
-            (0.0, 1e-9),
-            "largest total variation to that policy, b from 0 to 0.1; descent to slopes of 1e-13",
-            lambda n: Measured(distance(n.policies["DPO"], *map(n.tilted, BIASES)), distance(n.policies["DPO"], n.tilted(0.0))),
-        ),
-        Statement(
-            "toy.length.r-dpo-removes",
-            "R-DPO removes the labellers' bias exactly where its α is that bias b: its optimum is π_ref e^{q/β} / Z.",
-            "arXiv:2403.19159, length-regularized DPO",
-            "It does with half of it.",
-            (0.0, 1e-9),
-            "largest total variation to that policy, b from 0 to 0.1; descent to slopes of 1e-13",
-            lambda n: Measured(
-                distance(n.policies["R-DPO, α = b"], n.tilted(0.0)), distance(n.policies["R-DPO, α = b/2"], n.tilted(0.0))
-            ),
-        ),
-        Statement(
-            "toy.length.normalized-removes",
-            "Means over tokens remove length from the loss: pairs of any two lengths with the same edge in every token have "
-            "the same loss under length-normalized DPO.",
-            "arXiv:2305.18290v3 eq. 7, on means over tokens",
-            "Under DPO they have, too.",
-            (0.0, 1e-12),
-            "largest loss over smallest, less 1, for pairs of 4 to 16 tokens; rounding",
-            lambda n: Measured(spread(n.losses["normalized DPO"]), spread(n.losses["DPO"])),
-        ),
-        Statement(
-            "toy.length.simpo-removes",
-            "So they have under SimPO: it is the mean that does it.",
-            "arXiv:2405.14734v3 eq. 6",
-            "It is the missing reference that does it: SimPO on sums.",
-            (0.0, 1e-12),
-            "largest loss over smallest, less 1, for pairs of 4 to 16 tokens; rounding",
-            lambda n: Measured(spread(n.losses["SimPO"]), spread(n.losses["SimPO on sums"])),
-        ),
-        Statement(
-            "toy.length.normalized-bends",
-            "Means over tokens do not remove length from the policy. Length-normalized DPO ends at π_ref e^{ℓ (R + c)/β}: even "
-            "where labellers ignore length, it makes good responses longer and bad ones shorter.",
-            "the equations of this file, from arXiv:2305.18290v3 eq. 7",
-            "Where labellers ignore length, it ends at π_ref e^{q/β} / Z.",
-            (0.0, 1e-9),
-            "total variation to that policy at b = 0; descent to slopes of 1e-13",
-            lambda n: Measured(
-                distance(n.policies["normalized DPO"][:1], normalized_optimum(n.qualities)),
-                distance(n.policies["normalized DPO"][:1], n.tilted(0.0)),
-                {"length of poor, middling, good responses": lengths_by_quality(n.policies["normalized DPO"][0])},
-            ),
-        ),
-        Statement(
-            "toy.length.simpo-follows",
-            "SimPO does not remove the labellers' bias either: the more they like length, the longer its responses.",
-            "arXiv:2405.14734v3 eq. 6",
-            "So are R-DPO's, which is told the bias.",
-            (0.1, 16.0),
-            "smallest rise of the expected length, in tokens, for a rise of b by 0.02; margin: a tenth of a token",
-            lambda n: Measured(least_rise(n.policies["SimPO"]), least_rise(n.policies["R-DPO, α = b"])),
-        ),
+TABLE = """
+dpo-exploits | If labellers like each token by b nats, so does DPO's implicit reward, at every quality: its optimum is π_ref
+    e^{(q + bℓ)/β} / Z. | It depends on quality alone: π_ref e^{q/β} / Z. | arXiv:2305.18290v3 eq. 4-7
+    | 0, 1e-9: largest total variation to that policy, b from 0 to 0.1; descent to slopes of 1e-13
+r-dpo-removes | R-DPO removes the labellers' bias exactly where its α is that bias b: its optimum is π_ref e^{q/β} / Z.
+    | It does with half of it. | arXiv:2403.19159, length-regularized DPO
+    | 0, 1e-9: largest total variation to that policy, b from 0 to 0.1; descent to slopes of 1e-13
+normalized-removes | Means over tokens remove length from the loss: pairs of any two lengths with the same edge in every token
+    have the same loss under length-normalized DPO. | Under DPO they have, too. | arXiv:2305.18290v3 eq. 7, on means over tokens
+    | 0, 1e-12: largest loss over smallest, less 1, for pairs of 4 to 16 tokens; rounding
+simpo-removes | Pairs of any two lengths with the same edge in every token have the same loss under SimPO: the mean does it.
+    | It is the missing reference that does it: SimPO on sums. | arXiv:2405.14734v3 eq. 6
+    | 0, 1e-12: largest loss over smallest, less 1, for pairs of 4 to 16 tokens; rounding
+normalized-bends | Means over tokens do not remove length from the policy. Length-normalized DPO ends at π_ref e^{ℓ (R + c)/β}:
+    even where labellers ignore length, it makes good responses longer and bad ones shorter.
+    | Where labellers ignore length, it ends at π_ref e^{q/β} / Z. | the equations of this file, from arXiv:2305.18290v3 eq. 7
+    | 0, 1e-9: total variation to that policy at b = 0; descent to slopes of 1e-13
+simpo-follows | SimPO does not remove the labellers' bias either: the more they like length, the longer its responses.
+    | So are R-DPO's, which is told the bias. | arXiv:2405.14734v3 eq. 6
+    | 0.1, 16: smallest rise of the expected length, in tokens, for a rise of b by 0.02; margin: a tenth of a token
+"""
+MEASURES = {
+    "dpo-exploits": lambda n: Measured(
+        distance(n.policies["DPO"], *map(n.tilted, BIASES)), distance(n.policies["DPO"], n.tilted(0.0))
     ),
-    size=(9.0, 4.0),
-)
+    "r-dpo-removes": lambda n: Measured(
+        distance(n.policies["R-DPO, α = b"], n.tilted(0.0)), distance(n.policies["R-DPO, α = b/2"], n.tilted(0.0))
+    ),
+    "normalized-removes": lambda n: Measured(spread(n.losses["normalized DPO"]), spread(n.losses["DPO"])),
+    "simpo-removes": lambda n: Measured(spread(n.losses["SimPO"]), spread(n.losses["SimPO on sums"])),
+    "normalized-bends": lambda n: Measured(
+        distance(n.policies["normalized DPO"][:1], normalized_optimum(n.qualities)),
+        distance(n.policies["normalized DPO"][:1], n.tilted(0.0)),
+        {"length of poor, middling, good responses": lengths_by_quality(n.policies["normalized DPO"][0])},
+    ),
+    "simpo-follows": lambda n: Measured(least_rise(n.policies["SimPO"]), least_rise(n.policies["R-DPO, α = b"])),
+}
+STATEMENTS = stated("toy.length", TABLE, MEASURES)
+EXPERIMENT = Experiment("How length is learned from labellers, and what removes it", run, report, draw, STATEMENTS, (9.0, 4.0))

@@ -21,7 +21,7 @@ from minipref import cdpo, dpo, ipo, kto, orpo, robust_dpo, rso_hinge, simpo, sp
 from minipref.arrays import log_sigmoid, sigmoid
 
 from .bandit import Array, PairLoss, Slopes, of_lengths_one, pair_gradient
-from .experiment import Experiment, Measured, Reading, Statement, table
+from .experiment import Experiment, Measured, Reading, stated, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,75 +172,45 @@ def draw(numbers: Numbers, figure: "Figure") -> None:
 Law = Callable[[float, float], tuple[float, float, float]]
 
 
-def _law(name: str, statement: str, source: str, false: str, measured: str, at: Law) -> Statement:
+def _law(at: Law, numbers: Numbers) -> Measured:
     """`at` a β and the log-odds of labels: a number found, the number the statement says, the number the false variant says."""
-
-    def read(numbers: Numbers) -> Measured:
-        found, said, wrong = np.array([at(*each) for each in numbers.drawn]).T
-        return Measured(Reading.worst(found / said - 1), Reading.worst(found / wrong - 1))
-
-    measured = f"largest |found / said - 1| over six drawn β, rounding allowed, of {measured}"
-    return Statement(f"toy.loss-shapes.{name}", statement, source, false, (0.0, 1e-12), measured, read)
+    found, said, wrong = np.array([at(*each) for each in numbers.drawn]).T
+    return Measured(Reading.worst(found / said - 1), Reading.worst(found / wrong - 1))
 
 
-STATEMENTS = (
-    _law(
-        "ipo-target-log-ratio",
-        "On the axis of the log-ratio gap, IPO's minimum is at 1/(2β): it slides with β.",
-        "arXiv:2310.12036v2 eq. 17",
-        "It is at 1/2 there, for every β.",
-        "the minimum",
-        lambda beta, _: (minimum(_ipo(beta)), 1 / (2 * beta), 1 / 2),
+OFF = "0, 1e-12: largest |found / said - 1| over six drawn β, rounding allowed, of"
+TABLE = f"""
+ipo-target-log-ratio | On the axis of the log-ratio gap, IPO's minimum is at 1/(2β): it slides with β.
+    | It is at 1/2 there, for every β. | arXiv:2310.12036v2 eq. 17 | {OFF} the minimum
+ipo-target-reward | On the axis of the implicit-reward gap βΔ, IPO's minimum is at 1/2 for every β: it stands still.
+    | It is at 1/(2β) there. | arXiv:2310.12036v2 eq. 17 | {OFF} β times the minimum
+dpo-slope-cap | DPO's push on the log-ratio gap stays below β, which it approaches as the gap goes to minus infinity.
+    | It is strongest where training begins: β/2. | arXiv:2305.18290v3 section 4
+    | {OFF} the largest push, Δ from -2,000 to 2,000 nats
+ipo-slope-unbounded | IPO's push has no cap: it grows in proportion to the distance from the minimum.
+    | It levels off, as DPO's does. | arXiv:2310.12036v2 eq. 17
+    | {OFF} the push 2 million nats below the minimum over that at 1 million, said to be 2 (false variant: 1)
+beta-saturation | DPO's push has fallen to 1 % of β at a log-ratio gap of log(99)/β: the larger β, the sooner.
+    | The smaller β, the sooner: at β log 99. | arXiv:2305.18290v3 section 4 | {OFF} the gap at which it crosses 1 %
+beta-first-step | DPO's first step of gradient descent on a pair grows with β: from the reference, a step size of s on two free
+    logits widens their gap by sβ. | It shrinks with β, as s/β. | arXiv:2305.18290v3 section 4 | {OFF} the growth for s = 1
+beta-optimum | β moves the policy that DPO ends at: labels that prefer one of two responses with probability p take it to a gap
+    of logit(p)/β in the log-ratio. | It only rescales the implicit reward: the policy ends at logit(p) for every β.
+    | arXiv:2305.18290v3 eq. 4-7 | {OFF} the minimum of the expected loss, for a drawn p
+"""
+LAWS: dict[str, Law] = {
+    "ipo-target-log-ratio": lambda beta, _: (minimum(_ipo(beta)), 1 / (2 * beta), 1 / 2),
+    "ipo-target-reward": lambda beta, _: (beta * minimum(_ipo(beta)), 1 / 2, 1 / (2 * beta)),
+    "dpo-slope-cap": lambda beta, _: (np.max(-_dpo(beta)(np.linspace(-2e3, 2e3, 4001))), beta, beta / 2),
+    "ipo-slope-unbounded": lambda beta, _: (_ipo_doubling(beta), 2, 1),
+    "beta-saturation": lambda beta, _: (
+        minimum(lambda gaps: _dpo(beta)(gaps) + beta / 100),
+        np.log(99) / beta,
+        np.log(99) * beta,
     ),
-    _law(
-        "ipo-target-reward",
-        "On the axis of the implicit-reward gap βΔ, IPO's minimum is at 1/2 for every β: it stands still.",
-        "arXiv:2310.12036v2 eq. 17",
-        "It is at 1/(2β) there.",
-        "β times the minimum",
-        lambda beta, _: (beta * minimum(_ipo(beta)), 1 / 2, 1 / (2 * beta)),
-    ),
-    _law(
-        "dpo-slope-cap",
-        "DPO's push on the log-ratio gap stays below β, which it approaches as the gap goes to minus infinity.",
-        "arXiv:2305.18290v3 section 4",
-        "It is strongest where training begins: β/2.",
-        "the largest push, Δ from -2,000 to 2,000 nats",
-        lambda beta, _: (np.max(-_dpo(beta)(np.linspace(-2e3, 2e3, 4001))), beta, beta / 2),
-    ),
-    _law(
-        "ipo-slope-unbounded",
-        "IPO's push has no cap: it grows in proportion to the distance from the minimum.",
-        "arXiv:2310.12036v2 eq. 17",
-        "It levels off, as DPO's does.",
-        "the push 2 million nats below the minimum over that at 1 million, said to be 2 (false variant: 1)",
-        lambda beta, _: (_ipo_doubling(beta), 2, 1),
-    ),
-    _law(
-        "beta-saturation",
-        "DPO's push has fallen to 1 % of β at a log-ratio gap of log(99)/β: the larger β, the sooner.",
-        "arXiv:2305.18290v3 section 4",
-        "The smaller β, the sooner: at β log 99.",
-        "the gap at which it crosses 1 %",
-        lambda beta, _: (minimum(lambda gaps: _dpo(beta)(gaps) + beta / 100), np.log(99) / beta, np.log(99) * beta),
-    ),
-    _law(
-        "beta-first-step",
-        "DPO's first step of gradient descent on a pair grows with β: from the reference, a step size of s on two free logits "
-        "widens their gap by sβ.",
-        "arXiv:2305.18290v3 section 4",
-        "It shrinks with β, as s/β.",
-        "the growth for s = 1",
-        lambda beta, _: (_dpo_first_step(beta), beta, 1 / beta),
-    ),
-    _law(
-        "beta-optimum",
-        "β moves the policy that DPO ends at: labels that prefer one of two responses with probability p take it to a gap of "
-        "logit(p)/β in the log-ratio.",
-        "arXiv:2305.18290v3 eq. 4-7",
-        "It only rescales the implicit reward: the policy ends at logit(p) for every β.",
-        "the minimum of the expected loss, for a drawn p",
-        lambda beta, log_odds: (_dpo_minimum(beta, log_odds), log_odds / beta, log_odds),
-    ),
-)
-EXPERIMENT = Experiment("the shapes of nine losses, and what β changes", run, report, draw, STATEMENTS, size=(9.0, 11.0))
+    "beta-first-step": lambda beta, _: (_dpo_first_step(beta), beta, 1 / beta),
+    "beta-optimum": lambda beta, log_odds: (_dpo_minimum(beta, log_odds), log_odds / beta, log_odds),
+}
+MEASURES = {name: partial(_law, law) for name, law in LAWS.items()}
+STATEMENTS = stated("toy.loss-shapes", TABLE, MEASURES)
+EXPERIMENT = Experiment("The shapes of nine losses, and what β changes", run, report, draw, STATEMENTS, (9.0, 11.0))

@@ -24,7 +24,7 @@ from minipref import cdpo, dpo, ipo, robust_dpo
 from minipref.arrays import softmax
 
 from .bandit import Array, World, descend, different_pairs, kl, pair_gradient, path, total_variation
-from .experiment import Experiment, Measured, Reading, Statement, said, table
+from .experiment import Experiment, Measured, Reading, said, stated, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,58 +159,30 @@ def draw(numbers: Numbers, figure: "Figure") -> None:
     figure.legend(loc="outside upper center", ncols=4)
 
 
-EXPERIMENT = Experiment(
-    "labels flipped by chance, and labels that all agree",
-    run,
-    report,
-    draw,
-    (
-        Statement(
-            "toy.noise.flips-shrink-ipo",
-            "Labels flipped with probability ε shrink every log-ratio gap of IPO's optimum by the factor 1 - 2ε.",
-            "arXiv:2310.12036v2 eq. 9, 17",
-            "By the factor 1 - ε, the share of labels that are right.",
-            (0.0, 1e-10),
-            "largest |log π/π_ref - factor (P(y beats a uniform draw) - 1/2)/β|, mean removed, ε = 0 to 0.4; descent to slopes "
-            "of 1e-14",
-            lambda n: Measured(shrinkage(n, 1 - 2 * RATES), shrinkage(n, 1 - RATES)),
-        ),
-        Statement(
-            "toy.noise.robust-dpo-unbiased",
-            "On endless Bradley-Terry labels, flipped at a rate that robust DPO is told, its optimum is π* of clean labels.",
-            "arXiv:2403.00409v2 eq. 12",
-            "DPO's is, too: flips cancel on average.",
-            (0.0, 1e-10),
-            "largest total variation to π*, ε = 0 to 0.4; descent to slopes of 1e-14",
-            lambda n: Measured(distance(n, "robust DPO", n.world.optimum), distance(n, "DPO", n.world.optimum)),
-        ),
-        Statement(
-            "toy.noise.cdpo-biased",
-            "cDPO that is told the rate of flips does not undo but repeats them: its optimum is DPO's at the rate 2ε(1-ε).",
-            "Mitchell 2023, A note on DPO with noisy preferences, eq. 3",
-            "Its optimum is π*.",
-            (0.0, 1e-10),
-            "largest total variation to DPO's optimum at the rate 2ε(1-ε), ε = 0 to 0.4; descent to slopes of 1e-14",
-            lambda n: Measured(distance(n, "cDPO", n.exact["DPO, flipped twice"]), distance(n, "cDPO", n.world.optimum)),
-        ),
-        Statement(
-            "toy.noise.overconfidence",
-            "Where all labels agree with one order of the responses, IPO and cDPO (ε > 0) stop at finite gaps; DPO does not.",
-            "arXiv:2310.12036v2 section 4.2 and eq. 17; Mitchell 2023, A note on DPO with noisy preferences, eq. 3",
-            "DPO stops too.",
-            (0.0, 1e-9),
-            "growth of the largest log-ratio gap in nats from step 300 to 1,000; one label for each pair, ε = 0.2",
-            lambda n: Measured(late_growth(n, "IPO", "cDPO"), late_growth(n, "DPO")),
-        ),
-        Statement(
-            "toy.noise.consistency-slope",
-            "The error of DPO's implicit rewards falls like 1/√N with the number N of Bradley-Terry labels.",
-            "arXiv:2305.18290v3 eq. 7, as maximum likelihood",
-            "It does so too where 20 % of the labels are flipped.",
-            (-0.55, -0.45),
-            "slope of log root-mean-square error against log N, 1,024 to 65,536, mean of 300 fits; margin: a tenth of 1/2",
-            lambda n: Measured(slope(n.errors["DPO, clean labels"]), slope(n.errors["DPO"])),
-        ),
-    ),
-    size=(9.0, 3.8),
-)
+TABLE = """
+flips-shrink-ipo | Labels flipped with probability ε shrink every log-ratio gap of IPO's optimum by the factor 1 - 2ε.
+    | By the factor 1 - ε, the share of labels that are right. | arXiv:2310.12036v2 eq. 9, 17
+    | 0, 1e-10: largest |log π/π_ref - factor (P(y beats a uniform draw) - 1/2)/β|, mean removed, ε = 0 to 0.4; descent to
+    slopes of 1e-14
+robust-dpo-unbiased | On endless Bradley-Terry labels, flipped at a rate that robust DPO is told, its optimum is π* of clean
+    labels. | DPO's is, too: flips cancel on average. | arXiv:2403.00409v2 eq. 12
+    | 0, 1e-10: largest total variation to π*, ε = 0 to 0.4; descent to slopes of 1e-14
+cdpo-biased | cDPO that is told the rate of flips does not undo but repeats them: its optimum is DPO's at the rate 2ε(1-ε).
+    | Its optimum is π*. | Mitchell 2023, A note on DPO with noisy preferences, eq. 3
+    | 0, 1e-10: largest total variation to DPO's optimum at the rate 2ε(1-ε), ε = 0 to 0.4; descent to slopes of 1e-14
+overconfidence | Where all labels agree with one order of the responses, IPO and cDPO (ε > 0) stop at finite gaps; DPO does not.
+    | DPO stops too. | arXiv:2310.12036v2 section 4.2 and eq. 17; Mitchell 2023, A note on DPO with noisy preferences, eq. 3
+    | 0, 1e-9: growth of the largest log-ratio gap in nats from step 300 to 1,000; one label for each pair, ε = 0.2
+consistency-slope | The error of DPO's implicit rewards falls like 1/√N with the number N of Bradley-Terry labels.
+    | It does so too where 20 % of the labels are flipped. | arXiv:2305.18290v3 eq. 7, as maximum likelihood
+    | -0.55, -0.45: slope of log root-mean-square error against log N, 1,024 to 65,536, mean of 300 fits; margin: a tenth of 1/2
+"""
+MEASURES = {
+    "flips-shrink-ipo": lambda n: Measured(shrinkage(n, 1 - 2 * RATES), shrinkage(n, 1 - RATES)),
+    "robust-dpo-unbiased": lambda n: Measured(distance(n, "robust DPO", n.world.optimum), distance(n, "DPO", n.world.optimum)),
+    "cdpo-biased": lambda n: Measured(distance(n, "cDPO", n.exact["DPO, flipped twice"]), distance(n, "cDPO", n.world.optimum)),
+    "overconfidence": lambda n: Measured(late_growth(n, "IPO", "cDPO"), late_growth(n, "DPO")),
+    "consistency-slope": lambda n: Measured(slope(n.errors["DPO, clean labels"]), slope(n.errors["DPO"])),
+}
+STATEMENTS = stated("toy.noise", TABLE, MEASURES)
+EXPERIMENT = Experiment("Labels flipped by chance, and labels that all agree", run, report, draw, STATEMENTS, (9.0, 3.8))

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         help="default: float64 if the implementation has it",
     )
     add("--profile", choices=PROFILES, default="full", help="how much is tried (default full)")
-    add("--seed", type=int, help="of the fresh cases; printed; drawn anew by default")
+    add("--seed", type=int, help="of whatever is drawn; printed; anew by default for fresh cases, else 0")
     add("--fresh", type=int, metavar="K", help="fresh cases an operation, instead of the profile's")
     add("--request-seconds", type=float, default=10.0, metavar="S", help="time an answer may take (default 10)")
     add("--theory", action="store_true", help="also decide theory, errata and experiments beside the --impl named")
@@ -82,13 +82,14 @@ def main(arguments: list[str]) -> int:
     claims, chosen = select(options.claims, options.operations), mathematics(options)
     if options.list:
         listed = [(claim.id, claim.statement) for claim in claims]
-        listed += [(statement.id, statement.statement) for statement in itertools.chain(*chosen.statements.values())]
+        listed += [
+            (s.id, f"Refuted: {s.false}" if s.shown else s.statement) for s in itertools.chain(*chosen.statements.values())
+        ]
         print("\n".join(f"{name:<44} {sentence}" for name, sentence in listed))
         return 0
     if not claims and not chosen.statements:
-        print(
-            f"python -m verify: no claim matches --claims {options.claims} --operations {options.operations}", file=sys.stderr
-        )
+        missing = f"python -m verify: no claim matches --claims {options.claims} --operations {options.operations}"
+        print(missing, *lacking(chosen), sep="\n", file=sys.stderr)
         return 3
     try:
         return run(options, claims, chosen)
@@ -117,11 +118,20 @@ def explain(identifier: str) -> int:
         if claim.id == identifier:
             print(report.explain(claim))
             return 0
-    for statement in itertools.chain(*statements.select(identifier).statements.values()):
-        print(statements.explain(statement))
-        return 0
-    print(f"python -m verify: --explain must be a claim of --list, got {identifier}", file=sys.stderr)
+    chosen = statements.select(identifier)
+    for statement in itertools.chain(*chosen.statements.values()):
+        if statement.id == identifier:
+            print(statements.explain(statement))
+            return 0
+    print(
+        f"python -m verify: --explain must be a claim of --list, got {identifier}", *lacking(chosen), sep="\n", file=sys.stderr
+    )
     return 2
+
+
+def lacking(chosen: statements.Chosen) -> list[str]:
+    """What could not be loaded, and why."""
+    return [f"{module} cannot be decided: {reason}" for module, reason in chosen.absent.items()]
 
 
 def run(options: argparse.Namespace, claims: list[Claim], chosen: statements.Chosen) -> int:
@@ -141,7 +151,7 @@ def run(options: argparse.Namespace, claims: list[Claim], chosen: statements.Cho
     for name in (options.impl or ["numpy"]) if claims else []:
         judgements.append(judge(name, plan))
         print(report.terminal(judgements[-1]) + "\n", flush=True)
-    rulings = decide(chosen, seed if effort.random_search else 0)
+    rulings = decide(chosen, seed if effort.random_search or options.seed is not None else 0)
     for path, text in ((options.json, report.as_json), (options.html, page.as_html)):
         if path:
             write_whole(path, text(judgements, rulings))
@@ -152,9 +162,8 @@ def decide(chosen: statements.Chosen, seed: int) -> list[statements.Ruling]:
     """Rulings on statements about no implementation, printed; with what could not be loaded, and why."""
     total = sum(map(len, chosen.statements.values()))
     rulings = list(progress(statements.decide(chosen.statements, seed), total)) if total else []
-    notes = [f"{module} is not decided: {reason}" for module, reason in chosen.absent.items()]
-    for line in [*([statements.text(rulings)] if rulings else []), *notes]:
-        print(line)
+    found = [statements.text(rulings), f"theory, errata and experiments at seed {seed}"] if rulings else []
+    print(*found, *lacking(chosen), sep="\n")
     return rulings
 
 

@@ -2,12 +2,12 @@
 
 from html import escape
 
-from toy.experiment import said, span
-from verify import contract
+from toy.experiment import HOLDS, described
+from verify import contract, statements
 from verify.claims import Outcome
 from verify.report import Finding, counts, deviation_lines, findings, rows
 from verify.runner import Judgement
-from verify.statements import Ruling, text
+from verify.statements import Ruling
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --good: #2a7d4f; --bad: #c0392b; --known: #a67c00 }
@@ -17,6 +17,7 @@ th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(-
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 code, pre { font: 13px/1.45 ui-monospace, monospace }
 pre { overflow-x: auto; border-left: 3px solid var(--bad); padding-left: .8rem }
+pre.known { border-color: var(--good); white-space: pre-wrap }
 .verdict { font-size: 1.15rem }
 .HOLDS { color: var(--good) } .FAILS { color: var(--bad); font-weight: 600 } .DEVIATES { color: var(--known) }
 .SKIPPED { opacity: .6 }
@@ -41,17 +42,13 @@ def as_html(judgements: list[Judgement], rulings: list[Ruling]) -> str:
 
 
 def _statements(rulings: list[Ruling]) -> str:
-    head = ("statement", "source", "measured", "allowed", "false variant", "verdict")
-    found = "<br>".join(map(escape, text(rulings).splitlines()))
-    return f"<h2>Theory, errata, experiments</h2><p>{found}</p>" + _table(head, [*map(_ruling_row, rulings)])
+    counted = "<br>".join(map(escape, statements.counts(rulings)))
+    return f"<h2>Theory, errata, experiments</h2><p>{counted}</p>" + "\n".join(map(_ruling, rulings))
 
 
-def _ruling_row(ruling: Ruling) -> str:
-    statement, (true, false, _) = ruling.statement, ruling.measured
-    cells = [f"<code>{statement.id}</code><br>{escape(statement.statement)}", escape(statement.source)]
-    cells += [f"{said(true)}: {escape(statement.measured)}", span(statement.allowed)]
-    cells += [f"{said(false)}: {escape(statement.false)}", f'<span class="{ruling.verdict}">{ruling.verdict}</span>']
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+def _ruling(ruling: Ruling) -> str:
+    kind = "known" if ruling.verdict == HOLDS else "failing"
+    return f'<pre class="{kind}">{escape(described(ruling.statement, ruling.measured))}</pre>'
 
 
 def _section(judgement: Judgement) -> str:

@@ -6,7 +6,10 @@ They say nothing about the implementation that is judged. Kinds, counted apart: 
 
 import fnmatch
 import importlib
+import inspect
 import math
+import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from toy import NAMES
-from toy.experiment import HOLDS, INCONCLUSIVE, Measured, Reading, Statement, said, span
+from toy.experiment import HOLDS, INCONCLUSIVE, Measured, Reading, Statement, described, span
 
-KINDS = {
+FEW = 20  # statements that are shown in full though they hold
+KINDS = {  # of the modules that state something
     **{f"toy.{name}": "experiment" for name in NAMES},
     "verify.theory.symbolic": "theory",
     "verify.theory.worlds": "theory",
@@ -39,7 +43,7 @@ class Ruling(NamedTuple):
 
 
 def stated(module: str) -> list[Statement]:
-    """What a module of KINDS states, in its order. Raises ImportError where something that it needs is not installed."""
+    """What a module of KINDS states, in its order. Raises ModuleNotFoundError where something it needs is not installed."""
     loaded = importlib.import_module(module)
     if module.startswith("toy."):
         return list(loaded.EXPERIMENT.statements)
@@ -57,14 +61,18 @@ class Chosen(NamedTuple):
 
 def select(glob: str, kinds: Iterable[str] = ("theory", "errata", "experiment")) -> Chosen:
     """The statements of some kinds whose id matches."""
-    chosen = Chosen({}, {})
-    for module in (module for module, kind in KINDS.items() if kind in kinds):
+    chosen, head = Chosen({}, {}), re.split(r"[*?[]", glob)[0]
+    for module, kind in KINDS.items():
+        prefix = module.replace("_", "-") + "." if kind == "experiment" else f"{kind}."
+        if kind not in kinds or not (head.startswith(prefix) or prefix.startswith(head)):
+            continue
         try:
             found = [statement for statement in stated(module) if fnmatch.fnmatchcase(statement.id, glob)]
-        except ImportError as error:
-            chosen.absent[module] = str(error)
+        except ModuleNotFoundError as error:
+            chosen.absent[module] = f"it needs {error.name}, which is not installed"
         else:
-            chosen.statements.update({module: found} if found else {})
+            if found:
+                chosen.statements[module] = found
     return chosen
 
 
@@ -87,30 +95,27 @@ def measure(module: str, names: Iterable[str], seed: int) -> list[Measured]:
 
 
 def text(rulings: list[Ruling]) -> str:
-    """What does not hold, in full, and a line of counts for each kind."""
-    failing = [ruling for ruling in rulings if ruling.verdict != HOLDS]
+    """What does not hold, in full, or all of a few; and a line of counts for each kind."""
+    shown = rulings if len(rulings) <= FEW else [ruling for ruling in rulings if ruling.verdict != HOLDS]
+    return "\n".join([*(described(ruling.statement, ruling.measured) + "\n" for ruling in shown), *counts(rulings)])
+
+
+def counts(rulings: list[Ruling]) -> list[str]:
+    """A line for each kind."""
     kinds = dict.fromkeys(ruling.kind for ruling in rulings)
-    return "\n".join([*map(_described, failing), *(_count([r for r in rulings if r.kind == kind]) for kind in kinds)])
-
-
-def _described(ruling: Ruling) -> str:
-    statement, (true, false, _) = ruling.statement, ruling.measured
-    return "\n".join(
-        [
-            f"{ruling.verdict} {statement.id}: {statement.statement}",
-            f"  {statement.measured}: {said(true)}, allowed {span(statement.allowed)}",
-            f"  of the false variant, which must lie outside: {said(false)} ({statement.false})\n",
-        ]
-    )
+    return [_count([ruling for ruling in rulings if ruling.kind == kind]) for kind in kinds]
 
 
 def _count(rulings: list[Ruling]) -> str:
-    """`N theory claims: N hold, 0 fail`; of errata also how many beliefs are refuted."""
-    kind, total = rulings[0].kind, len(rulings)
-    hold, open_ = (sum(r.verdict == verdict for r in rulings) for verdict in (HOLDS, INCONCLUSIVE))
-    beliefs = sum(r.measured.false.refutes(r.statement.allowed) for r in rulings)
-    head = f"{total} errata: {beliefs} beliefs REFUTED, corrections" if kind == "errata" else f"{total} {kind} claims"
-    return f"{head}: {hold} hold, " + (f"{open_} inconclusive, " if open_ else "") + f"{total - hold - open_} fail"
+    """As `theory: 52 hold, 0 fail`; of errata also how many beliefs are refuted."""
+    hold, unclear = (sum(r.verdict == verdict for r in rulings) for verdict in (HOLDS, INCONCLUSIVE))
+    refuted = sum(r.measured.false.refutes(r.statement.allowed) for r in rulings)
+    beliefs = f"{refuted} of {len(rulings)} beliefs REFUTED, corrections: " if rulings[0].kind == "errata" else ""
+    return (
+        f"{rulings[0].kind}: {beliefs}{hold} hold, "
+        + (f"{unclear} inconclusive, " if unclear else "")
+        + f"{len(rulings) - hold - unclear} fail"
+    )
 
 
 def entry(ruling: Ruling) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def entry(ruling: Ruling) -> dict[str, Any]:
         "verdict": ruling.verdict,
         "measured": {"what": statement.measured, **_reading(true), "allowed": list(map(_number, statement.allowed))},
         "false_variant": {"statement": statement.false, **_reading(false)},
-        "numbers": {name: str(value) for name, value in numbers.items()},
+        "shown": statement.shown.format(**numbers),
     }
 
 
@@ -137,7 +142,13 @@ def _number(value: float) -> float | str:
 
 
 def explain(statement: Statement) -> str:
-    """The statement, its source, how it is measured, what is allowed, and its false variant."""
-    lines = [statement.id, f"  {statement.statement}", f"Source: {statement.source}"]
-    lines += [f"Measured: {statement.measured}", f"Holds within: {span(statement.allowed)}"]
-    return "\n".join([*lines, f"False variant, which must lie outside: {statement.false}"])
+    """The statement, its source, how it is measured, what is allowed, its false variant; and the code that decides."""
+    belief = f"Often written, and refuted: {statement.false}"
+    variant = f"False variant, which must lie outside: {statement.false}"
+    lines = [statement.id, f"  {statement.statement}", belief if statement.shown else variant]
+    lines += [f"Source: {statement.source}", f"Measured: {statement.measured}", f"Holds within: {span(statement.allowed)}"]
+    if statement.id.startswith("toy."):
+        return "\n".join([*lines, f"Decided by: toy/{statement.id.split('.')[1].replace('-', '_')}.py"])
+    function = inspect.unwrap(statement.read)
+    code = re.sub(r'\n    """.*?"""(?=\n)', "", inspect.getsource(function), count=1, flags=re.S)
+    return "\n".join([*lines, f"Decided by, in {function.__module__}:", textwrap.indent(code.rstrip(), "  ")])

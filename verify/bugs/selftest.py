@@ -171,10 +171,12 @@ def find(only: str, seed: int, *, alone: bool) -> Findings:
 
 
 def rulings(only: str) -> list[statements.Ruling]:
-    """Of the claims about the mathematics whose id matches."""
-    chosen = statements.select(only, ("theory", "errata")).statements
-    total = sum(map(len, chosen.values()))
-    return list(progress(statements.decide(chosen, 0), total, "false variants")) if total else []
+    """Of the claims about the mathematics whose id matches. Raises ModuleNotFoundError where some cannot be loaded."""
+    chosen = statements.select(only, ("theory", "errata"))
+    for module, reason in chosen.absent.items():
+        raise ModuleNotFoundError(f"{module} cannot be decided: {reason}")
+    total = sum(map(len, chosen.statements.values()))
+    return list(progress(statements.decide(chosen.statements, 0), total, "false variants")) if total else []
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,7 +22,9 @@ def documents() -> dict[str, str]:
 
 
 def _linked(text: str) -> str:
-    return re.sub(r"arXiv:(\d{4}\.\d{5}(v\d)?)", r"[\g<0>](https://arxiv.org/abs/\1)", text)
+    """Sources of arXiv, and errata where they are named outside their own page, lead there."""
+    text = re.sub(r"arXiv:(\d{4}\.\d{5}(v\d)?)", r"[\g<0>](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"(?<!# )(?<!\[)`(errata\.[\w.-]+)`", lambda m: f"[{m[0]}](ERRATA.md#{ledger.anchor(m[1])})", text)
 
 
 def stale() -> list[str]:

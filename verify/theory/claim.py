@@ -8,6 +8,7 @@ expressions, the statement's to vanish identically and its false variant's not t
 import inspect
 import re
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +24,8 @@ WRONG, CONDITIONAL = "wrong", "only under conditions"
 class Erratum(NamedTuple):
     """A belief often written, refuted by a counterexample in numbers, and its correction, which holds."""
 
-    statement: Statement  # the correction; its false variant is the belief
+    statement: Statement  # the correction; its false variant is the belief, its `shown` the counterexample
     verdict: str  # on the belief: WRONG or CONDITIONAL
-    counterexample: str  # a template for the measured numbers
 
 
 class Documentary(NamedTuple):
@@ -54,6 +54,7 @@ def symbolic(name: str) -> Callable[[Callable[[], tuple[Any, Any]]], Statement]:
     """Registers a claim `theory.<name>` that is proved: its expressions vanish identically, and the false variant's do not."""
 
     def register(derive: Callable[[], tuple[Any, Any]]) -> Statement:
+        @wraps(derive)
         def measure(rng: np.random.Generator) -> Measured:
             true, false = derive()
             return Measured(Reading(_size(true, rng)), Reading(_size(false, rng)))
@@ -76,7 +77,7 @@ def erratum(name: str, verdict: str, allowed: Range) -> Callable[[Measure], Erra
     def register(measure: Measure) -> Erratum:
         said = fields(measure)
         texts = said["Truth"], said["Source"], said["Belief"]
-        made = Erratum(Statement(f"errata.{name}", *texts, allowed, said["Measured"], measure), verdict, said["Shown"])
+        made = Erratum(Statement(f"errata.{name}", *texts, allowed, said["Measured"], measure, said["Shown"]), verdict)
         STATED.setdefault(measure.__module__, []).append(made.statement)
         ERRATA.append(made)
         return made

@@ -116,7 +116,7 @@ def _entry(erratum: Erratum, measured: Measured) -> str:
         id=statement.id,
         belief=statement.false,
         verdict="REFUTED" if erratum.verdict == WRONG else "REFUTED as it stands: true only under conditions",
-        counterexample=erratum.counterexample.format(**measured.numbers),
+        counterexample=statement.shown.format(**measured.numbers),
         correction=statement.statement,
         source=statement.source,
         measured=statement.measured,

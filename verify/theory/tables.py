@@ -6,7 +6,8 @@ title, then what to use, why, and what to watch for, each with its evidence in b
 
 import inspect
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -70,6 +71,7 @@ def losses() -> str:
     methods = list(dict.fromkeys(label.split(",")[0] for label in given))
     start, rest = "value | slope | curvature", "all labels agree | right with probability p"
     return Template(_read("losses")).substitute(
+        equations="\n".join(_equations(methods)),
         needs=_table("method | data | models | passes | hyperparameters | source", map(_needs, methods)),
         starts=_table(f"loss | x | {start}", ([k, X.get(k, "log-ratio gap"), *row[:3]] for k, row in given.items())),
         ends=_table(ENDS, ([k, *row[3:7]] for k, row in given.items())),
@@ -95,6 +97,15 @@ def _needs(name: str) -> list[str]:
     data = next(said for a, said in DATA.items() if a in inputs)
     path = REGISTRY[name].formula.__module__.replace(".", "/")
     return [f"[`{name}`](../../{path}.py)", data, "2" if reference else "1", passes, numbers, REGISTRY[name].source]
+
+
+def _equations(methods: Iterable[str]) -> Iterator[str]:
+    """What stands indented in the docstring of each file: the equations of its methods, loss and gradient."""
+    for module in dict.fromkeys(REGISTRY[name].formula.__module__ for name in methods):
+        names = ", ".join(f"`{name}`" for name, operation in REGISTRY.items() if operation.formula.__module__ == module)
+        lines = (inspect.getdoc(sys.modules[module]) or "").splitlines()
+        equations = "\n".join(line[4:] for line in lines if line.startswith("    "))
+        yield f"{names}\n\n```text\n{equations}\n```\n"
 
 
 def _minimum(cell: str) -> str:
