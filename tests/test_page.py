@@ -184,6 +184,39 @@ def test_slider_moves_its_number_and_the_curves(visit: Callable[..., Browser]) -
     )
 
 
+def test_sppo_of_a_winner_is_ipo(visit: Callable[..., Browser]) -> None:
+    browser = visit("beta=0.4&shown=sppo")
+    assert browser.run("document.getElementById('minima').textContent") == f"Minimum: SPPO at {1 / (2 * 0.4):.3f}."
+
+
+def test_sliders_are_shown_where_they_matter(visit: Callable[..., Browser]) -> None:
+    browser = visit("method=simpo&gamma=1.3&label_smoothing=0.2&shown=cdpo")
+    sliders = "[...document.querySelectorAll('input[type=range]')].filter(x => x.checkVisibility())"
+    seen = browser.run(f"{sliders}.map(x => [x.form.id, x.name])")
+    assert [name for form, name in seen if form == "settings"] == ["beta", "noise", "step", "gamma"]
+    assert [name for form, name in seen if form == "shape"] == ["beta", "label_smoothing"]
+    browser.run("document.querySelector('#shape [name=label_smoothing]').focus()")
+    browser.press("ArrowRight", windowsVirtualKeyCode=39)
+    settings = browser.run("minipref.settings()")
+    assert settings["gamma"] == 1.3 and settings["label_smoothing"] == 0.25
+    assert "gamma=1.3&" in browser.run("location.hash") and "label_smoothing=0.25&" in browser.run("location.hash")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_dots_lie_inside_and_text_is_of_one_size(width: int, visit: Callable[..., Browser]) -> None:
+    browser = visit("pairs=20&noise=0.2&steps=300", width)
+    dots = browser.run("[...document.querySelectorAll('#gaps circle')].map(x => [x.cx.baseVal.value, x.cy.baseVal.value])")
+    inside = browser.run("(x => [x.width.baseVal.value, x.height.baseVal.value])(document.querySelector('#gaps svg'))")
+    assert len({x for x, _ in dots}) == 6
+    assert all(5 <= at <= end - 5 for dot in dots for at, end in zip(dot, inside, strict=True))
+    heights = browser.run("[...document.querySelectorAll('text:not(.label)')].map(x => x.getBoundingClientRect().height)")
+    assert max(heights) <= 18 and min(heights) >= 12 and max(heights) - min(heights) <= 1
+
+
+def test_zero_has_no_sign(visit: Callable[..., Browser]) -> None:
+    assert "-0.000" not in visit("steps=0").run("document.getElementById('numbers').textContent")
+
+
 STATE = "[minipref.settings(), minipref.policy(), document.getElementById('status').textContent]"
 
 
@@ -215,7 +248,7 @@ def test_too_large_a_learning_rate_is_said(visit: Callable[..., Browser]) -> Non
 
 def test_every_control_is_reached_with_the_tab_key(visit: Callable[..., Browser]) -> None:
     browser, reached = visit(), set()
-    controls = "[...document.querySelectorAll('select, button, input:not([type=hidden])')]"
+    controls = "[...document.querySelectorAll('select, button, input')].filter(x => x.checkVisibility())"
     stops = browser.run(f"{controls}.length") - 1  # two radio buttons are one stop
     for _ in range(stops):
         browser.press("Tab", windowsVirtualKeyCode=9)

@@ -96,7 +96,7 @@ def report(numbers: Numbers) -> str:
     return (
         f"β = {WORLD.beta}, uniform reference, {STEPS:,} steps: on a stream (means and standard deviations over {STREAMS}\n"
         f"streams), and on the same six labels, one for each pair.\n\n{table(columns, zip(*columns.values(), strict=True))}\n\n"
-        f"Log-ratio gaps between neighbours on six labels, over the last tenfold: + {slopes} nats for each factor e in steps\n"
+        f"Log-ratio gaps between neighbours on six labels, over the last tenfold: {slopes} nats for each factor e in steps\n"
         f"(1/β = {1 / WORLD.beta:g})."
     )
 

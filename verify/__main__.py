@@ -163,7 +163,8 @@ def decide(chosen: statements.Chosen, seed: int) -> list[statements.Ruling]:
     total = sum(map(len, chosen.statements.values()))
     rulings = list(progress(statements.decide(chosen.statements, seed), total)) if total else []
     found = [statements.text(rulings), f"theory, errata and experiments at seed {seed}"] if rulings else []
-    print(*found, *lacking(chosen), sep="\n")
+    for line in [*found, *lacking(chosen)]:
+        print(line)
     return rulings
 
 

@@ -107,14 +107,13 @@ def counts(rulings: list[Ruling]) -> list[str]:
 
 
 def _count(rulings: list[Ruling]) -> str:
-    """As `theory: 52 hold, 0 fail`; of errata also how many beliefs are refuted."""
+    """As `theory: 52 hold, 0 fail`; of errata also how many beliefs are refuted, and where they stand."""
+    kind, total = rulings[0].kind, len(rulings)
     hold, unclear = (sum(r.verdict == verdict for r in rulings) for verdict in (HOLDS, INCONCLUSIVE))
     refuted = sum(r.measured.false.refutes(r.statement.allowed) for r in rulings)
-    beliefs = f"{refuted} of {len(rulings)} beliefs REFUTED, corrections: " if rulings[0].kind == "errata" else ""
+    beliefs = f"{refuted} of {total} beliefs REFUTED (verify/theory/ERRATA.md), corrections: " if kind == "errata" else ""
     return (
-        f"{rulings[0].kind}: {beliefs}{hold} hold, "
-        + (f"{unclear} inconclusive, " if unclear else "")
-        + f"{len(rulings) - hold - unclear} fail"
+        f"{kind}: {beliefs}{hold} hold, " + (f"{unclear} inconclusive, " if unclear else "") + f"{total - hold - unclear} fail"
     )
 
 

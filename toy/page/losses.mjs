@@ -172,24 +172,13 @@ export const operations = {
   //     L = (Δ - 1/(2β))²,   Δ = h/β           ∂L/∂log π(y_w|x) = 2 (Δ - 1/(2β))
   ipo: {
     inputs: { ...fourLogps, beta },
-    formula: each(pairLoss, (x) => {
-      const chosen = x.policy_chosen_logps - x.reference_chosen_logps;
-      const rejected = x.policy_rejected_logps - x.reference_rejected_logps;
-      const excess = chosen - rejected - 1 / (2 * x.beta);
-      return [excess * excess, 2 * excess, -2 * excess, x.beta * chosen, x.beta * rejected];
-    }),
+    formula: each(pairLoss, (x) => ipo({ ...x, chosen_lengths: 1, rejected_lengths: 1 })),
   },
 
   // The same on means over tokens; gradients and rewards are still those of the sums.
   ipo_length_normalized: {
     inputs: { ...fourLogps, ...lengths, beta },
-    formula: each(pairLoss, (x) => {
-      const chosen = x.policy_chosen_logps - x.reference_chosen_logps;
-      const rejected = x.policy_rejected_logps - x.reference_rejected_logps;
-      const excess = chosen / x.chosen_lengths - rejected / x.rejected_lengths - 1 / (2 * x.beta);
-      const grads = [(2 * excess) / x.chosen_lengths, (-2 * excess) / x.rejected_lengths];
-      return [excess * excess, ...grads, x.beta * chosen, x.beta * rejected];
-    }),
+    formula: each(pairLoss, ipo),
   },
 
   // The hinge of statistical rejection sampling; β is the paper's γ. arXiv:2309.06657v2 eq. 10
@@ -305,6 +294,15 @@ function plackettLuce(rewards) {
     softmax(left).forEach((chance, j) => (slopes[k + j] += j === 0 ? chance - 1 : chance));
   }
   return [loss, slopes];
+}
+
+// The log-ratios are per token. A reward is β times that of the whole response.
+function ipo(x) {
+  const chosen = x.policy_chosen_logps - x.reference_chosen_logps;
+  const rejected = x.policy_rejected_logps - x.reference_rejected_logps;
+  const excess = chosen / x.chosen_lengths - rejected / x.rejected_lengths - 1 / (2 * x.beta);
+  const grads = [(2 * excess) / x.chosen_lengths, (-2 * excess) / x.rejected_lengths];
+  return [excess * excess, ...grads, x.beta * chosen, x.beta * rejected];
 }
 
 // Bad input. The message names the operation, the argument, the rule and the value.

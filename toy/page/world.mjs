@@ -8,7 +8,7 @@
 import { evaluate, logSoftmax, operations, Refusal, sigmoid } from "./losses.mjs";
 
 export const RESPONSES = ["A", "B", "C", "D"];
-export const REWARDS = [1, 1.5, 0, -0.5];
+export const REWARDS = [0.75, 1.25, 0, -0.25]; // six pairs, six gaps: 0.25 to 1.5
 export const REFERENCE = [0.1, 0.2, 0.3, 0.4];
 const LOGPS = REFERENCE.map(Math.log);
 const PAIRS = RESPONSES.flatMap((_, i) => RESPONSES.slice(i + 1).map((_, j) => [i, i + 1 + j])); // six, unordered
@@ -106,7 +106,7 @@ export const METHODS = {
   kto: method("KTO", overResponses, logistic, "1 − σ(±β(log π/π_ref − z₀))", "arXiv:2402.01306v4 eq. 8"),
   simpo: method("SimPO", overPairs, logistic, "−log σ(β(a_w − a_l) − γ)", "arXiv:2405.14734v3 eq. 6"),
   orpo: method("ORPO", overPairs, one, "−a_w − λ log σ(o(a_w) − o(a_l))", "arXiv:2403.07691v2 eq. 6"),
-  sppo: method("SPPO, one iteration", overWinRates, one, "(log π/π_ref − (P − ½)/β)²", "arXiv:2405.00675v4 eq. 4.7"),
+  sppo: method("SPPO", overWinRates, one, "(log π/π_ref − (P − ½)/β)², one iteration", "arXiv:2405.00675v4 eq. 4.7"),
   kl_regularized_objective: method("true reward", ofObjective, one, "−E[R] + β KL(π‖π_ref)", "arXiv:2305.18290v3 eq. 3"),
 };
 
@@ -138,6 +138,8 @@ export function curve(method, settings, gaps) {
     reference_logps: all(0),
     desirable: all(true),
     reference_point: 0,
+    win_rates: all(1),
+    eta: 1 / settings.beta,
   });
   return { losses: found.losses, slopes: found.grad_policy_chosen_logps ?? found.grad_policy_logps };
 }
