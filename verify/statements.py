@@ -112,9 +112,8 @@ def _count(rulings: list[Ruling]) -> str:
     hold, unclear = (sum(r.verdict == verdict for r in rulings) for verdict in (HOLDS, INCONCLUSIVE))
     refuted = sum(r.measured.false.refutes(r.statement.allowed) for r in rulings)
     beliefs = f"{refuted} of {total} beliefs REFUTED (verify/theory/ERRATA.md), corrections: " if kind == "errata" else ""
-    return (
-        f"{kind}: {beliefs}{hold} hold, " + (f"{unclear} inconclusive, " if unclear else "") + f"{total - hold - unclear} fail"
-    )
+    inconclusive = f"{unclear} inconclusive, " if unclear else ""
+    return f"{kind}: {beliefs}{hold} hold, {inconclusive}{total - hold - unclear} fail"
 
 
 def entry(ruling: Ruling) -> dict[str, Any]:

@@ -99,5 +99,5 @@ def _size(expressions: Any, rng: np.random.Generator) -> float:
     listed = [sympy.simplify(e) for e in (expressions if isinstance(expressions, (list, tuple)) else [expressions])]
     left = [expression for expression in listed if expression != 0]
     symbols = sorted({s for e in left for s in e.free_symbols}, key=str)
-    point = {s: sympy.Rational(int(rng.integers(20, 90)), 100) for s in symbols}
-    return max((abs(float(sympy.N(e.subs(point), 30))) for e in left), default=0.0)
+    point = {symbol: sympy.Float(rng.uniform(0.2, 0.9), 30) for symbol in symbols}
+    return max((abs(float(e.evalf(30, subs=point))) for e in left), default=0.0)
