@@ -1,0 +1,137 @@
+"""GPT-2 in PyTorch: the model of `model_by_hand`, with gradients by autograd and attention by PyTorch's fused kernels.
+
+The parameters have the names and the orientation of GPT2LMHeadModel's (`transformer.` left out, x W + b), so that its files
+load without a transpose. Hidden states and logits are apart, because a loss needs logits at few positions, or in chunks:
+
+    hidden = model.hidden(tokens, attention_mask)                       [B, T, D]
+    logits = model.logits(hidden)                                       [B, T, V]
+
+`hidden` checks its inputs and lays out positions and attention for padded rows; `trunk` takes any other layout.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minipref.arrays import to_numpy
+
+from .model_by_hand import Config, initial_weights
+
+
+class Linear(nn.Module):
+    """x W + b with W [in, out]: the other way round than nn.Linear, as GPT-2's files have it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T, self.bias)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, dropout
+        self.c_attn = Linear(config.width, 3 * config.width)
+        self.c_proj = Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """[B,T,D]; allowed [B,1,T,T] is true where position i may look at j."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        return self.c_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.c_fc = Linear(config.width, 4 * config.width)
+        self.c_proj = Linear(4 * config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """The epsilon of nn.LayerNorm is GPT-2's, 1e-5."""
+
+    def __init__(self, config: Config, dropout: float) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.width)
+        self.attn = Attention(config, dropout)
+        self.ln_2 = nn.LayerNorm(config.width)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x), allowed))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+class GPT(nn.Module):
+    """A GPT-2 of any size, started at initial_weights(config, seed) in PyTorch's default dtype.
+
+    Dropout, where asked for and in training mode, is GPT-2's: on the embeddings, the attention weights and each residual
+    branch. ValueError for a dropout outside [0, 1).
+    """
+
+    def __init__(self, config: Config, dropout: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"GPT: dropout must lie in [0, 1), got {dropout!r}")
+        self.config = config
+        # skip_init leaves PyTorch's random state alone: the weights come from the seed.
+        self.wte = nn.utils.skip_init(nn.Embedding, config.vocab_size, config.width)
+        self.wpe = nn.utils.skip_init(nn.Embedding, config.context, config.width)
+        self.drop = nn.Dropout(dropout)
+        self.h = nn.ModuleList(Block(config, dropout) for _ in range(config.layers))
+        self.ln_f = nn.LayerNorm(config.width)
+        self.load_weights(initial_weights(config, seed))
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits [B,T,V]: `hidden`, then `logits`."""
+        return self.logits(self.hidden(tokens, attention_mask))
+
+    def hidden(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states [B,T,D] of tokens [B,T], padded on either side; 0 where the boolean attention_mask [B,T] is false.
+
+        ValueError as Config.check_inputs raises it.
+        """
+        self.config.check_inputs(tokens, attention_mask)
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        hidden = self.trunk(tokens.masked_fill(~attention_mask, 0).long(), positions, attends(attention_mask))
+        return hidden.masked_fill(~attention_mask[..., None], 0.0)
+
+    def trunk(self, tokens: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
+        """Hidden states [B,T,D] of tokens at positions, both [B,T], each looking where allowed [B,1,T,T] is true: at one place
+        at least. Nothing is checked."""
+        x = self.drop(self.wte(tokens) + self.wpe(positions))
+        for block in self.h:
+            x = block(x, allowed)
+        return self.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V], by the embedding of the tokens: the head is tied."""
+        return F.linear(hidden, self.wte.weight)
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take copies of the arrays, in the model's dtype and on its device. ValueError as Config.check_weights raises it."""
+        self.config.check_weights(weights)
+        self.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters as NumPy arrays by name."""
+        return {name: to_numpy(parameter).copy() for name, parameter in self.state_dict().items()}
+
+
+def attends(attention_mask: Tensor) -> Tensor:
+    """[B,1,T,T]: a position looks at the tokens of its row up to itself; padding at itself, so that no softmax is empty."""
+    size = attention_mask.shape[1]
+    own = torch.eye(size, dtype=torch.bool, device=attention_mask.device)
+    return attention_mask[:, None, None, :].expand(-1, 1, size, -1).tril() | own
