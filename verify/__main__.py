@@ -139,7 +139,7 @@ def run(options: argparse.Namespace, claims: list[Claim], chosen: statements.Cho
     if seed < 0 or (options.fresh is not None and options.fresh < 1):
         raise ValueError(f"--seed must be >= 0 and --fresh >= 1, got {seed} and {options.fresh}")
     for path in filter(None, (options.json, options.html)):
-        if not path.parent.is_dir():
+        if not path.parent.is_dir() or path.name == "-":
             raise ValueError(f"--json and --html must name a file in a folder that exists, got {path}")
     effort = PROFILES[options.profile]
     effort = effort._replace(fresh=options.fresh) if options.fresh else effort

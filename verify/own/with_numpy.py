@@ -2,5 +2,5 @@
 
 import minipref
 
-NAME, VERSION = "minipref on NumPy", minipref.__version__
+NAME, VERSION = "minipref (NumPy)", minipref.__version__
 globals().update(minipref.REGISTRY)

@@ -13,7 +13,7 @@ from minipref.arrays import to_numpy
 from minipref.contract import Operation
 
 DEVICE = torch.device(os.environ.get("MINIPREF_DEVICE", "cpu"))
-NAME, VERSION = f"minipref on PyTorch ({DEVICE})", minipref.__version__
+NAME, VERSION = f"minipref (PyTorch, {DEVICE})", minipref.__version__
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 
