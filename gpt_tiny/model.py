@@ -1,15 +1,13 @@
 """GPT-2 in PyTorch: the model of `model_by_hand`, with gradients by autograd and attention by PyTorch's fused kernels.
 
 The parameters have the names and the orientation of GPT2LMHeadModel's (`transformer.` left out, x W + b), so that its files
-load without a transpose. Hidden states and logits are apart, because a loss needs logits at few positions, or in chunks:
+load without a transpose. Two ways lead through it, which agree to rounding:
 
-    hidden = model.hidden(tokens, attention_mask)                       [B, T, D]
-    logits = model.logits(hidden)                                       [B, T, V]
-
-`hidden` checks its inputs and lays out positions and attention for padded rows; `trunk` takes any other layout.
+    logits = model(tokens, attention_mask)          [B, T, V], of rows padded on either side: plain
+    logps, lengths = model.response_logps(packed)   [N], of responses only: what `packed` leaves out is not computed
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -17,8 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipref.arrays import to_numpy
+from minipref.autograd import ResponseLogps, token_logps
 
 from .model_by_hand import Config, initial_weights
+from .packed import Packed, mix
+
+Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries [.., Q, D], keys and values [.., K, D] -> [.., Q, D]
 
 
 class Linear(nn.Module):
@@ -32,20 +35,25 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.T, self.bias)
 
+    def columns(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Some of the outputs: x W[:, start:stop] + b[start:stop]."""
+        return F.linear(x, self.weight[:, start:stop].T, self.bias[start:stop])
+
 
 class Attention(nn.Module):
-    def __init__(self, config: Config, dropout: float) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, dropout
         self.c_attn = Linear(config.width, 3 * config.width)
         self.c_proj = Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        """[B,T,D]; allowed [B,1,T,T] is true where position i may look at j."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1))
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
-        return self.c_proj(mixed.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, mix: Mix) -> Tensor:
+        return self.c_proj(mix(*self.c_attn(x).chunk(3, dim=-1)))
+
+    def of_some(self, x: Tensor, kept: Tensor, mix: Mix) -> Tensor:
+        """The same where only the rows [R] of x [M,D] that are kept ask: keys and values are everybody's."""
+        width = x.shape[-1]
+        keys_and_values = self.c_attn.columns(x, width, 3 * width).chunk(2, dim=-1)
+        return self.c_proj(mix(self.c_attn.columns(x[kept], 0, width), *keys_and_values))
 
 
 class MLP(nn.Module):
@@ -64,13 +72,17 @@ class Block(nn.Module):
     def __init__(self, config: Config, dropout: float) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.width)
-        self.attn = Attention(config, dropout)
+        self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x), allowed))
+    def forward(self, x: Tensor, mix: Mix, kept: Tensor | None = None) -> Tensor:
+        """x [..., D] and what its two residual branches add; of x [M,D] only the rows that are kept, where it says which."""
+        if kept is None:
+            x = x + self.drop(self.attn(self.ln_1(x), mix))
+        else:
+            x = x[kept] + self.drop(self.attn.of_some(self.ln_1(x), kept, mix))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
@@ -85,7 +97,7 @@ class GPT(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"GPT: dropout must lie in [0, 1), got {dropout!r}")
-        self.config = config
+        self.config, self.dropout = config, dropout
         # skip_init leaves PyTorch's random state alone: the weights come from the seed.
         self.wte = nn.utils.skip_init(nn.Embedding, config.vocab_size, config.width)
         self.wpe = nn.utils.skip_init(nn.Embedding, config.context, config.width)
@@ -105,16 +117,38 @@ class GPT(nn.Module):
         """
         self.config.check_inputs(tokens, attention_mask)
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        hidden = self.trunk(tokens.masked_fill(~attention_mask, 0).long(), positions, attends(attention_mask))
-        return hidden.masked_fill(~attention_mask[..., None], 0.0)
-
-    def trunk(self, tokens: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
-        """Hidden states [B,T,D] of tokens at positions, both [B,T], each looking where allowed [B,1,T,T] is true: at one place
-        at least. Nothing is checked."""
-        x = self.drop(self.wte(tokens) + self.wpe(positions))
+        allowed = attends(attention_mask)
+        x = self.embed(tokens.masked_fill(~attention_mask, 0).long(), positions)
         for block in self.h:
-            x = block(x, allowed)
-        return self.ln_f(x)
+            x = block(x, lambda q, k, v: self.attend(q, k, v, allowed))
+        return self.ln_f(x).masked_fill(~attention_mask[..., None], 0.0)
+
+    def response_logps(self, packed: Packed, head: Head = token_logps) -> ResponseLogps:
+        """Log-probability of each response [N], in nats, summed over its tokens, and its length in tokens.
+
+        The last block needs queries and an MLP only where a token is predicted, and so does the head, which takes states [R,D],
+        weight [V,D] and targets [R] to the log-probability of each token.
+        """
+        x = self.embed(packed.tokens, packed.positions)
+        *blocks, last = self.h
+        for block in blocks:
+            x = block(x, lambda q, k, v: mix(self.attend, q, k, v, packed.calls))
+        x = last(x, lambda q, k, v: mix(self.attend, q, k, v, packed.asking_calls), packed.asking)
+        states = self.ln_f(x)[packed.predicting]
+        return ResponseLogps(packed.by_response(head(states, self.wte.weight, packed.targets)), packed.lengths)
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        return self.drop(self.wte(tokens) + self.wpe(positions))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        """softmax(q kᵀ / √(D/H)) v in each head, [..., Q, D] and [..., K, D] -> [..., Q, D].
+
+        allowed [..., Q, K] is true where a query may look; None is for Q = K, each at itself and what is before.
+        """
+        q, k, v = (part.unflatten(-1, (self.config.heads, -1)).transpose(-3, -2) for part in (q, k, v))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, allowed, dropout, is_causal=allowed is None)
+        return mixed.transpose(-3, -2).flatten(-2)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V], by the embedding of the tokens: the head is tied."""

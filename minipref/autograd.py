@@ -15,7 +15,9 @@ import torch
 
 from .arrays import sum_over, where
 from .contract import Operation
-from .logprobs import linear_sequence_logps, linear_token_grads, linear_token_logps, predicting_positions
+from .logprobs import CHUNK, linear_sequence_logps, linear_token_grads, linear_token_logps, predicting_positions
+
+LOGITS = 2**23  # that `token_logps` holds at once: more gain nothing, and whole they would be most of the memory
 
 
 class ResponseLogps(NamedTuple):
@@ -88,22 +90,32 @@ class _TokenBridge(torch.autograd.Function):
     """The gradient in the head's weight sums over tokens, so it waits for what arrives; logits are computed again, not kept."""
 
     @staticmethod
-    def forward(ctx: Any, states: Any, weight: Any, targets: Any) -> Any:
+    def forward(ctx: Any, states: Any, weight: Any, targets: Any, chunk: int) -> Any:
         ctx.save_for_backward(states, weight, targets)
-        return linear_token_logps(states, weight, targets)
+        ctx.chunk = chunk
+        return linear_token_logps(states, weight, targets, chunk)
 
     @staticmethod
     def backward(ctx: Any, cotangents: Any) -> tuple[Any, ...]:
         _refuse_second_derivative()
         states, weight, targets = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            return *linear_token_grads(states, weight, targets, cotangents), None
+            return *linear_token_grads(states, weight, targets, cotangents, ctx.chunk), None, None
 
 
 def _linear_sequence_logps(hidden: Any, weight: Any, tokens: Any, response_mask: Any) -> ResponseLogps:
     hidden, weight = _at_least_float32(hidden), _at_least_float32(weight)
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         states, targets, counts = predicting_positions(hidden, tokens, response_mask)
-        token_logps = where(counts, _TokenBridge.apply(states, weight, targets), 0.0)
-        token_logps = token_logps.reshape(response_mask[:, 1:].shape)
-        return ResponseLogps(sum_over(token_logps, axis=1), sum_over(response_mask, axis=1))
+        logps = where(counts, _TokenBridge.apply(states, weight, targets, CHUNK), 0.0).reshape(response_mask[:, 1:].shape)
+        return ResponseLogps(sum_over(logps, axis=1), sum_over(response_mask, axis=1))
+
+
+def token_logps(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability [M], in nats, of target tokens [M] under a linear head weight [V,D] on states [M,D], in the tape.
+
+    At most LOGITS of the logits exist at once, forward or backward. Unchecked; half precision becomes float32.
+    """
+    states, weight = _at_least_float32(states), _at_least_float32(weight)
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        return _TokenBridge.apply(states, weight, targets, max(1, LOGITS // weight.shape[0]))
