@@ -10,14 +10,15 @@ At step 0 every pair is a tie, and accuracy says 0.
 """
 
 from .arrays import Array, to_numpy
-from .offline.pairs import PairLoss
 
 
-def pair_monitors(loss: PairLoss, policy_chosen_logps: Array, policy_rejected_logps: Array) -> dict[str, float]:
+def pair_monitors(
+    chosen_rewards: Array, rejected_rewards: Array, policy_chosen_logps: Array, policy_rejected_logps: Array
+) -> dict[str, float]:
     """Means over the N pairs of a batch, as plain numbers. No gradient flows. ValueError for an empty batch."""
-    chosen, rejected = to_numpy(loss.chosen_rewards), to_numpy(loss.rejected_rewards)
+    chosen, rejected = to_numpy(chosen_rewards), to_numpy(rejected_rewards)
     if chosen.size == 0:
-        raise ValueError("pair_monitors: loss must hold at least one pair, got an empty batch")
+        raise ValueError("pair_monitors: chosen_rewards must hold at least one pair, got an empty batch")
     return {
         "rewards/chosen": float(chosen.mean()),
         "rewards/rejected": float(rejected.mean()),

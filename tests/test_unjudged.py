@@ -30,28 +30,31 @@ MONITORS += ["logps/chosen", "logps/rejected"]
 def test_monitors_are_plain_means_and_count_ties_apart(library: Array) -> None:
     chosen, rejected = (library(x) for x in ([-1.0, -2, -3, -4], [-2.0, -1, -3, -6]))
     reference = library([-3.0, -3, -3, -3])
-    monitors = pair_monitors(dpo(chosen, rejected, reference, reference, beta=0.5), chosen, rejected)
+    loss = dpo(chosen, rejected, reference, reference, beta=0.5)
+    monitors = pair_monitors(loss.chosen_rewards, loss.rejected_rewards, chosen, rejected)
     assert monitors == dict(zip(MONITORS, [0.25, 0.0, 0.25, 0.5, 0.25, -2.5, -3.0], strict=True))
     assert all(type(value) is float for value in monitors.values())
 
 
 def test_at_step_0_all_pairs_are_ties_and_none_is_right() -> None:
     chosen, rejected = np.array([-1.0, -9]), np.array([-4.0, -2])
-    monitors = pair_monitors(dpo(chosen, rejected, chosen, rejected), chosen, rejected)
+    loss = dpo(chosen, rejected, chosen, rejected)
+    monitors = pair_monitors(loss.chosen_rewards, loss.rejected_rewards, chosen, rejected)
     assert (monitors["rewards/ties"], monitors["rewards/accuracies"], monitors["rewards/margins"]) == (1, 0, 0)
 
 
 def test_monitors_read_tensors_in_the_tape_and_half_precision() -> None:
     policy = torch.tensor([-1.0, -2.0], dtype=torch.bfloat16, requires_grad=True)
     reference = torch.tensor([-3.0, -3.0])
-    monitors = pair_monitors(differentiable(dpo)(policy, policy - 1, reference, reference), policy, policy - 1)
+    loss = differentiable(dpo)(policy, policy - 1, reference, reference)
+    monitors = pair_monitors(loss.chosen_rewards, loss.rejected_rewards, policy, policy - 1)
     assert monitors["logps/chosen"] == -1.5 and monitors["rewards/accuracies"] == 1 and policy.grad is None
 
 
 def test_monitors_refuse_an_empty_batch() -> None:
     empty = np.zeros(0)
-    with pytest.raises(ValueError, match="pair_monitors: loss must hold at least one pair, got an empty batch"):
-        pair_monitors(dpo(empty, empty, empty, empty), empty, empty)
+    with pytest.raises(ValueError, match="pair_monitors: chosen_rewards must hold at least one pair, got an empty batch"):
+        pair_monitors(empty, empty, empty, empty)
 
 
 def test_the_optimum_gives_its_rewards_back(library: Array) -> None:

@@ -1,0 +1,281 @@
+"""A run and its folder: data and model in, checkpoints and metrics on the way, a model out; killed at any instant, it goes on.
+
+run.json        every setting, and hashes of data, start and tokenizer: what a run may be resumed with
+dropped.jsonl   rows that were not used, each with its reason
+reference.npz   the reference's log-probabilities, where they are cached
+metrics.jsonl   a line a step, under TRL's names
+checkpoints/    the last two states
+config.json, weights.npz, vocab.json, merges.txt, curves.png    what it ends with
+"""
+
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from . import data
+from .checkpoint import digest, file_digest, last_checkpoint, load_model, read_json, save_checkpoint, save_model, write_whole
+from .curves import draw
+from .lora import add_adapters, merged_weights
+from .methods import Objective
+from .model import GPT, Block
+from .model_by_hand import Config, Grads, initial_weights
+from .packed import Group
+from .reference import WAYS, Reference, cached, copied, offloaded, without_adapters
+from .tokenizer import Tokenizer
+from .trainer import Diverged, Optimization, Step, Trainer, World
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides how a run ends, and nothing else. Lengths are in tokens, sizes in rows."""
+
+    data: str
+    objective: Objective
+    optimization: Optimization
+    model: str | None = None  # folder of the model to start from,
+    size: Config | None = None  # or the size of a new one, whose vocabulary is learned from the data
+    evaluation: str | None = None  # data that is only measured, after every epoch
+    epochs: int = 1
+    batch_size: int = 16
+    accumulation: int = 1
+    max_length: int | None = None  # None: the context
+    on_long: str = "error"
+    skip_bad: bool = False
+    dropout: float = 0.0
+    seed: int = 0
+    reference: str = "cached"
+    lora_rank: int = 0  # 0: all weights learn
+    lora_alpha: float = 16.0
+    quantize_base: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    compile: bool = False
+    save_every: int = 100  # steps
+
+    def __post_init__(self) -> None:
+        rules = {
+            "epochs": (self.epochs >= 1, ">= 1"),
+            "batch_size": (self.batch_size >= 1, ">= 1"),
+            "accumulation": (self.accumulation >= 1, ">= 1"),
+            "save_every": (self.save_every >= 1, ">= 1"),
+            "seed": (self.seed >= 0, ">= 0"),
+            "lora_rank": (self.lora_rank >= 0, ">= 0"),
+            "dtype": (self.dtype in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+            "reference": (self.reference in WAYS, f"one of {', '.join(WAYS)}"),
+            "model": (bool(self.model) != bool(self.size), "a folder where no size is given, and not beside one"),
+            "quantize_base": (self.lora_rank or not self.quantize_base, "left out without lora_rank"),
+            "lora_alpha": (self.lora_rank or self.lora_alpha == 16.0, "left out without lora_rank"),
+        }
+        if self.reference == "lora":
+            rules["reference"] = (self.lora_rank, "another way than lora without lora_rank")
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+
+
+class Start(NamedTuple):
+    """What a run begins with, before anything is written."""
+
+    config: Config
+    weights: Grads
+    tokenizer: Tokenizer
+    rows: data.Tokenized
+    held_out: list[data.TokenizedRow]
+    record: dict[str, Any]
+
+
+def begin(settings: Settings) -> Start:
+    """Read model and data. ValueError for settings that do not fit them, DataError for rows, OSError for files."""
+    read = data.scan(settings.data) if settings.skip_bad else data.Read(data.load(settings.data), [])
+    if not read.rows:
+        raise data.DataError(read.dropped)
+    if settings.size:
+        tokenizer = Tokenizer.train(texts(read.rows), settings.size.vocab_size)
+        config = replace(settings.size, vocab_size=tokenizer.vocab_size)
+        weights = initial_weights(config, settings.seed)
+    else:
+        config, weights, tokenizer = load_model(str(settings.model))
+    longest = settings.max_length or config.context
+    if longest > config.context:
+        raise ValueError(f"max_length must be at most the model's context, {config.context}, got {longest}")
+    rows = data.tokenize(read.rows, tokenizer.encode, tokenizer.eos, longest, settings.on_long)
+    held_out: list[data.TokenizedRow] = []
+    if settings.evaluation:
+        held_out = data.tokenize(data.load(settings.evaluation), tokenizer.encode, tokenizer.eos, longest).rows
+    settings.objective.groups([*rows.rows, *held_out])
+    files = {"data": settings.data} | ({"evaluation": settings.evaluation} if settings.evaluation else {})
+    record = {"settings": asdict(settings), "start": digest(weights), "tokenizer": digest([*map(list, tokenizer.tokens)])}
+    record |= {f"{name} sha256": file_digest(path) for name, path in files.items()}
+    rows = rows._replace(dropped=[*read.dropped, *rows.dropped])
+    return Start(config, weights, tokenizer, rows, held_out, json.loads(json.dumps(record)))
+
+
+def texts(rows: Sequence[data.Row]) -> Iterator[str]:
+    """All that stands in them."""
+    return (value for row in rows for value in row[1:] if isinstance(value, str))
+
+
+def plan(settings: Settings, groups: Sequence[Group]) -> list[Step]:
+    """Epoch after epoch every row once, in batches of similar length; the same for the same seed."""
+    lengths = [len(prompt) + sum(map(len, responses)) for prompt, responses in groups]
+    steps = []
+    for epoch in range(settings.epochs):
+        found = data.batches(lengths, settings.batch_size * settings.accumulation, settings.seed, epoch)
+        steps += [Step(epoch + n / len(found), batch) for n, batch in enumerate(found, 1)]
+    return steps
+
+
+def trainer(settings: Settings, start: Start, folder: Path, world: World | None = None) -> Trainer:
+    """A trainer at step 0. Reference log-probabilities that are cached are computed here, or read."""
+    model = GPT(start.config, settings.dropout, settings.seed)
+    model.load_weights(start.weights)
+    model = model.to(settings.device, torch.float64 if settings.dtype == "float64" else torch.float32)
+    if settings.lora_rank:
+        add_adapters(model, settings.lora_rank, settings.lora_alpha, settings.seed, settings.quantize_base)
+    objective = settings.objective
+    steps = plan(settings, objective.groups(start.rows.rows))
+    made = Trainer(
+        model,
+        objective,
+        start.rows.rows,
+        steps,
+        settings.optimization,
+        parts=settings.accumulation,
+        precision=PRECISIONS[settings.dtype],
+        world=world,
+    )
+    if objective.needs_reference:
+        made.reference = reference(settings, made, start.held_out, folder)
+    if settings.compile:
+        for block in model.h:
+            assert isinstance(block, Block)
+            block.mlp.compile(dynamic=True)
+    return made
+
+
+def reference(settings: Settings, made: Trainer, held_out: Sequence[data.TokenizedRow], folder: Path) -> Reference:
+    """The reference is the model that the run starts from."""
+    match settings.reference:
+        case "copy":
+            return copied(made.model)
+        case "offload":
+            return offloaded(made.model)
+        case "lora":
+            return without_adapters(made.model)
+    with made.precisely():
+        return cached(made.model, made.asked(held_out, settings.batch_size), folder / "reference.npz", settings.dtype)
+
+
+def run(settings: Settings, folder: Path, resume: bool = False, world: World | None = None) -> Grads:
+    """Train, and return the weights that the folder then holds.
+
+    ValueError where the folder holds anything and is not resumed, or another run; DataError and OSError as files are; Diverged
+    where a loss is not finite: the state before that step is saved.
+    """
+    start = begin(settings)
+    enter(folder, start.record, resume)
+    data.write_dropped(folder / "dropped.jsonl", start.rows.dropped)
+    say(f"{len(start.rows.rows)} rows, {len(start.rows.dropped)} dropped, {len(start.rows.cut_prompts)} prompts cut")
+    made = trainer(settings, start, folder, world)
+    saved, damaged = last_checkpoint(folder / "checkpoints")
+    for sentence in damaged:
+        say(f"passed over: {sentence}")
+    if saved:
+        made.load(saved.arrays)
+    log = folder / "metrics.jsonl"
+    with open(log, "a+b") as file:
+        file.truncate(saved.state["bytes of metrics"] if saved else 0)
+        advance(settings, made, start.held_out, folder, file)
+    weights = merged_weights(made.model) if settings.lora_rank else made.model.weights()
+    save_model(folder, start.config, weights, start.tokenizer)
+    draw(log, folder / "curves.png")
+    return weights
+
+
+def enter(folder: Path, record: dict[str, Any], resume: bool) -> None:
+    """Make the folder this run's, or find that it is."""
+    found = folder / "run.json"
+    if not found.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"out must be a folder that is new or empty, or that of a run to resume, got {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(found, json.dumps(record, indent=1) + "\n")
+        return
+    if not resume:
+        raise ValueError(f"out must be new, or be resumed with --resume: {folder} holds a run")
+    before, now = (dict(_leaves(x)) for x in (read_json(found), record))
+    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        said = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
+        raise ValueError(f"{found}: a run is resumed with what it began with, but {said}")
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+
+
+def advance(settings: Settings, made: Trainer, held_out: Sequence[data.TokenizedRow], folder: Path, log: IO[bytes]) -> None:
+    """Step after step to the end, each with its line; a checkpoint now and then, and before a step that cannot be taken."""
+
+    def save() -> None:
+        log.flush()
+        os.fsync(log.fileno())
+        save_checkpoint(folder / "checkpoints", made.done, made.state(), {"bytes of metrics": log.tell()})
+
+    began, before = time.monotonic(), made.tokens
+    with tqdm(total=len(made.steps), initial=made.done, unit="step", disable=None) as bar:
+        while made.done < len(made.steps):
+            try:
+                met = made.step()
+            except Diverged:
+                save()
+                raise
+            if held_out and met["epoch"] == int(met["epoch"]):
+                met |= evaluate(made, held_out, settings.batch_size)
+            write_line(log, met)
+            if made.done % settings.save_every == 0 or made.done == len(made.steps):
+                save()
+            bar.set_postfix(shown(met, (made.tokens - before) / (time.monotonic() - began)))
+            bar.update()
+
+
+def write_line(log: IO[bytes], met: dict[str, float]) -> None:
+    try:
+        log.write(json.dumps(met).encode() + b"\n")
+        log.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, log.name) from error
+
+
+def shown(met: dict[str, float], rate: float) -> dict[str, str]:
+    """What a progress bar has room for."""
+    names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+    return {short: f"{met[name]:.3f}" for name, short in names.items() if name in met} | {"tokens/s": f"{rate:.0f}"}
+
+
+def evaluate(made: Trainer, rows: Sequence[data.TokenizedRow], size: int) -> dict[str, float]:
+    """Means over rows that are not learned from, as `eval_` metrics; the model as it answers, without dropout."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    made.model.eval()
+    for i in range(0, len(rows), size):
+        part = rows[i : i + size]
+        loss, monitors = made.measure(part)
+        for name, value in {"loss": loss, **monitors}.items():
+            sums[f"eval_{name}"] += value * len(part) / len(rows)
+    made.model.train()
+    return dict(sums)
+
+
+def say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

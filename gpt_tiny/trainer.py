@@ -1,0 +1,250 @@
+"""One optimizer step after another, and the state between two of them, from which a run goes on as if it had never stopped.
+
+    loss = Σ losses of the rows of a step / their number          their tokens, for sft
+
+The divisor counts the rows of the whole step, whichever part of them is computed at once (`parts`) or here (`World`), and KTO's
+reference point is that of all of them: neither way of splitting a step changes it, except for rounding.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minipref.arrays import to_numpy
+
+from .data import TokenizedCompletion, TokenizedRow
+from .methods import Loss, Objective, mismatched, reference_point
+from .model import GPT
+from .packed import Group
+from .reference import Reference, scored
+
+SCHEDULES: dict[str, Callable[[float], float]] = {  # of what is done after warm-up, 0 to 1
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+}
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW's settings and the learning rate's course. ValueError for a number out of range."""
+
+    lr: float
+    warmup: float = 0.1  # share of all steps
+    schedule: str = "linear"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient
+
+    def __post_init__(self) -> None:
+        rules = {
+            "lr": (self.lr > 0, "> 0"),
+            "warmup": (0 <= self.warmup <= 1, "in [0, 1]"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "betas": (all(0 <= beta < 1 for beta in self.betas), "in [0, 1)"),
+            "eps": (self.eps >= 1e-8, ">= 1e-8"),
+            "weight_decay": (self.weight_decay >= 0, ">= 0"),
+            "clip": (self.clip > 0, "> 0"),
+        }
+        for name, (holds, rule) in rules.items():
+            value = getattr(self, name)
+            if not holds or isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be finite and {rule}, got {value!r}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, from 0, of so many: up in a straight line, then as scheduled."""
+        warmup = round(self.warmup * steps)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        return self.lr * SCHEDULES[self.schedule]((step - warmup) / max(1, steps - warmup))
+
+
+class Step(NamedTuple):
+    """What a step learns from: places among the rows."""
+
+    epoch: float  # when it is done
+    rows: list[int]
+
+
+class World:
+    """The processes that share a step: here one. Each computes its share of the rows and holds its share of the weights."""
+
+    rank, size = 0, 1
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Over all processes."""
+        return x
+
+    def whole(self, x: Tensor) -> Tensor:
+        """A weight or its moment, all of it."""
+        return x
+
+    def shared(self, x: Tensor, like: Tensor) -> Tensor:
+        """This process's share of a whole one."""
+        return x
+
+
+class Diverged(ArithmeticError):
+    """A loss or gradient that is not finite: the step was not taken."""
+
+
+class Trainer:
+    """A model, what it is to learn, and how far it is.
+
+    `parts` says into how many parts a step is split, one after the other; `precision` is the dtype of the matrix products.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        objective: Objective,
+        rows: Sequence[TokenizedRow],
+        steps: Sequence[Step],
+        optimization: Optimization,
+        reference: Reference | None = None,
+        parts: int = 1,
+        precision: torch.dtype = torch.float32,
+        world: World | None = None,
+    ) -> None:
+        self.model, self.objective, self.rows, self.steps, self.optimization = model, objective, rows, steps, optimization
+        self.reference, self.parts, self.precision, self.world = reference, parts, precision, world or World()
+        self.device = model.wte.weight.device
+        self.learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.learned.values(),
+            optimization.lr,
+            optimization.betas,
+            optimization.eps,
+            optimization.weight_decay,
+            fused=self.world.size == 1,
+        )
+        self.done, self.tokens = 0, 0
+
+    def step(self) -> dict[str, float]:
+        """Take the next one; what it met before it changed the weights. Raises Diverged, the weights being as they were."""
+        number, epoch, chosen = self.done, self.steps[self.done].epoch, [self.rows[i] for i in self.steps[self.done].rows]
+        rate = self.optimization.rate(number, len(self.steps))
+        loss, monitors = self.measure(chosen, learn=True)
+        norm = float(self.world.whole(nn.utils.clip_grad_norm_(self.learned.values(), self.optimization.clip)))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizer.zero_grad()
+            places = ", ".join(str(row.place) for row in chosen)
+            raise Diverged(f"step {number + 1}: loss is {loss}, its gradient's norm {norm}; the batch: {places}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+        self.tokens += sum(len(prompt) + len(r) for prompt, responses in self.objective.groups(chosen) for r in responses)
+        met = {"step": self.done, "epoch": epoch, "loss": loss, **monitors, "grad_norm": norm, "learning_rate": rate}
+        return met | {"num_tokens": self.tokens}
+
+    def measure(self, rows: Sequence[TokenizedRow], learn: bool = False) -> tuple[float, dict[str, float]]:
+        """The mean loss of some rows and what people watch; to learn, its gradient is left in the weights."""
+        groups, desirable, point, more = self.objective.groups(rows), None, 0.0, dict[str, float]()
+        examples = self.objective.examples(groups)
+        if self.objective.method == "kto":
+            judged = [isinstance(row, TokenizedCompletion) and row.label is True for row in rows]
+            desirable, point = torch.tensor(judged, device=self.device), self._reference_point(groups)
+            more["kl"] = point
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        rewards, logps = (torch.zeros(len(rows), len(groups[0][1]), device=self.device) for _ in range(2))
+        for part in self._parts(len(rows)):
+            loss = self._loss(
+                [groups[i] for i in part or [0]], desirable[part or [0]] if desirable is not None else None, point
+            )
+            (loss.total * (bool(part) / examples)).backward()
+            if part:
+                total += loss.total.detach()
+                rewards[part], logps[part] = (x.reshape(len(part), -1).to(rewards) for x in (loss.rewards, loss.logps))
+        total, rewards, logps = map(self.world.sum, (total, rewards, logps))
+        return float(total) / examples, self.objective.monitors(rewards.flatten(), logps.flatten(), desirable) | more
+
+    def asked(self, held_out: Sequence[TokenizedRow], size: int) -> Iterator[list[Group]]:
+        """All that a reference will be asked in a run, batch after batch; last, of rows that are measured, so many at once."""
+        batches = [[self.rows[i] for i in step.rows] for step in self.steps]
+        for batch in [*batches, *(held_out[i : i + size] for i in range(0, len(held_out), size))]:
+            groups = self.objective.groups(batch)
+            for part in self._parts(len(groups)):
+                yield [groups[i] for i in part or [0]]
+                if self.objective.method == "kto":
+                    others = mismatched(groups, self.model.config.context)
+                    yield [others[i] for i in part or [0]]
+
+    def _parts(self, rows: int) -> list[list[int]]:
+        """Which of a step's rows this process computes, part after part: as many parts everywhere, though some may be empty. A
+        process without a row takes one that weighs nothing, since the others wait for it."""
+        parts = min(self.parts, math.ceil(rows / self.world.size))
+        stride = self.world.size * parts
+        return [list(range(self.world.rank + self.world.size * part, rows, stride)) for part in range(parts)]
+
+    def _loss(self, groups: Sequence[Group], desirable: Tensor | None, point: float) -> Loss:
+        with self.precisely():
+            reference_logps = self.reference(groups) if self.reference else None
+            return self.objective.loss(self.model, groups, reference_logps, desirable, point)
+
+    def precisely(self) -> torch.autocast:
+        """Matrix products in the precision asked for; weights, sums and losses stay as they are."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    def _reference_point(self, groups: Sequence[Group]) -> float:
+        """KTO's z₀ of a whole step, whoever computes which of its completions."""
+        assert self.reference is not None
+        others = mismatched(groups, self.model.config.context)
+        policy, reference = (torch.zeros(len(groups), device=self.device, dtype=torch.float64) for _ in range(2))
+        for part in self._parts(len(groups)):
+            asked = [others[i] for i in part or [0]]
+            with self.precisely():
+                found = scored(self.model, asked), self.reference(asked)
+            if part:
+                policy[part], reference[part] = (x.double() for x in found)
+        return reference_point(self.world.sum(policy), self.world.sum(reference))
+
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        """All that the next step depends on and that is not given anew: weights, moments, random state, what is counted."""
+        moments = {name: self.optimizer.state[p] for name, p in self.learned.items()} if self.done else {}
+        kept = {kind: {name: moment[kind] for name, moment in moments.items()} for kind in MOMENTS}
+        arrays = {kind: {n: to_numpy(self.world.whole(x)).copy() for n, x in named.items()} for kind, named in kept.items()}
+        weights = {name: to_numpy(self.world.whole(p)).copy() for name, p in self.learned.items()}
+        return {"weights": weights, **arrays, "random": _random_state(self.device), "counts": self._counts()}
+
+    def _counts(self) -> dict[str, np.ndarray]:
+        return {"done": np.array(self.done), "tokens": np.array(self.tokens)}
+
+    def load(self, state: dict[str, dict[str, np.ndarray]]) -> None:
+        """Go on from there. The model, rows and steps must be those that the state is of."""
+        self.done, self.tokens = (int(state["counts"][name]) for name in ("done", "tokens"))
+        with torch.no_grad():
+            for name, p in self.learned.items():
+                p.copy_(self._share(state["weights"][name], p))
+                if self.done:
+                    moments = {kind: self._share(state[kind][name], p) for kind in MOMENTS}
+                    self.optimizer.state[p] = {"step": torch.tensor(float(self.done), device=self._clock(p)), **moments}
+        _set_random_state(state["random"], self.device)
+
+    def _share(self, x: np.ndarray, like: Tensor) -> Tensor:
+        return self.world.shared(torch.tensor(x, dtype=like.dtype, device=self.device), like)
+
+    def _clock(self, p: Tensor) -> torch.device:
+        """PyTorch counts steps on the device where the fused optimizer runs there, else on the host."""
+        return p.device if self.world.size == 1 else torch.device("cpu")
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _random_state(device: torch.device) -> dict[str, np.ndarray]:
+    states = {"cpu": torch.get_rng_state().numpy()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device).numpy()} if device.type == "cuda" else {})
+
+
+def _set_random_state(states: dict[str, np.ndarray], device: torch.device) -> None:
+    torch.set_rng_state(torch.tensor(states["cpu"]))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(torch.tensor(states["cuda"]), device)
