@@ -164,13 +164,14 @@ def settings(options: argparse.Namespace) -> Any:
     return Settings(**chosen, objective=objective(options), optimization=Optimization(**course), size=new)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], world: Any = None) -> int:
+    """Exit code of a command; `world` has the processes that share it, where there are several."""
     made = parser()
     options = made.parse_args(arguments)
     from .trainer import Diverged
 
     try:
-        return COMMANDS[options.command](options)
+        return learn(options, world) if options.command in ("sft", "train") else COMMANDS[options.command](options)
     except Diverged as error:
         return _failed(f"{error}\nThe state before that step is saved: --resume meets it again, so change what caused it.", 1)
     except OSError as error:
@@ -184,11 +185,12 @@ def _failed(message: str, code: int) -> int:
     return code
 
 
-def learn(options: argparse.Namespace) -> int:
+def learn(options: argparse.Namespace, world: Any) -> int:
     from .train import run
 
-    run(settings(options), options.out, options.resume)
-    print(f"{options.out}: the model, metrics.jsonl and curves.png of the run")
+    run(settings(options), options.out, options.resume, world)
+    if world is None or world.rank == 0:
+        print(f"{options.out}: the model, metrics.jsonl and curves.png of the run")
     return 0
 
 
@@ -254,8 +256,6 @@ def move(options: argparse.Namespace) -> int:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "sft": learn,
-    "train": learn,
     "sample": draw,
     "eval": measure,
     "import-hf": move,

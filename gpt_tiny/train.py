@@ -31,7 +31,7 @@ from .model_by_hand import Config, Grads, initial_weights
 from .packed import Group
 from .reference import WAYS, Reference, cached, copied, offloaded, without_adapters
 from .tokenizer import Tokenizer
-from .trainer import Diverged, Optimization, Step, Trainer, World
+from .trainer import Diverged, Optimization, Step, Trainer, World, asked, precisely
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -136,71 +136,81 @@ def plan(settings: Settings, groups: Sequence[Group]) -> list[Step]:
     return steps
 
 
-def trainer(settings: Settings, start: Start, folder: Path, world: World | None = None) -> Trainer:
+def trainer(settings: Settings, start: Start, folder: Path, world: World) -> Trainer:
     """A trainer at step 0. Reference log-probabilities that are cached are computed here, or read."""
+    torch.manual_seed(settings.seed)  # of dropout
     model = GPT(start.config, settings.dropout, settings.seed)
     model.load_weights(start.weights)
     model = model.to(settings.device, torch.float64 if settings.dtype == "float64" else torch.float32)
     if settings.lora_rank:
         add_adapters(model, settings.lora_rank, settings.lora_alpha, settings.seed, settings.quantize_base)
-    objective = settings.objective
-    steps = plan(settings, objective.groups(start.rows.rows))
-    made = Trainer(
-        model,
-        objective,
-        start.rows.rows,
-        steps,
-        settings.optimization,
-        parts=settings.accumulation,
-        precision=PRECISIONS[settings.dtype],
-        world=world,
-    )
-    if objective.needs_reference:
-        made.reference = reference(settings, made, start.held_out, folder)
+    steps = plan(settings, settings.objective.groups(start.rows.rows))
+    answers = reference(settings, model, start, steps, folder, world) if settings.objective.needs_reference else None
     if settings.compile:
         for block in model.h:
             assert isinstance(block, Block)
             block.mlp.compile(dynamic=True)
-    return made
+    return Trainer(
+        world.split(model),
+        settings.objective,
+        start.rows.rows,
+        steps,
+        settings.optimization,
+        answers,
+        settings.accumulation,
+        PRECISIONS[settings.dtype],
+        world,
+    )
 
 
-def reference(settings: Settings, made: Trainer, held_out: Sequence[data.TokenizedRow], folder: Path) -> Reference:
-    """The reference is the model that the run starts from."""
+def reference(settings: Settings, model: GPT, start: Start, steps: Sequence[Step], folder: Path, world: World) -> Reference:
+    """The reference is the model that the run starts from. Each process asks for its own share of the rows."""
     match settings.reference:
         case "copy":
-            return copied(made.model)
+            return copied(model)
         case "offload":
-            return offloaded(made.model)
+            return offloaded(model)
         case "lora":
-            return without_adapters(made.model)
-    with made.precisely():
-        return cached(made.model, made.asked(held_out, settings.batch_size), folder / "reference.npz", settings.dtype)
+            return without_adapters(model)
+    size, held_out = settings.batch_size, start.held_out
+    batches = [[start.rows.rows[i] for i in step.rows] for step in steps]
+    batches += [held_out[i : i + size] for i in range(0, len(held_out), size)]
+    wanted = asked(settings.objective, batches, settings.accumulation, world, start.config.context)
+    name = "reference.npz" if world.size == 1 else f"reference-{world.rank}-of-{world.size}.npz"
+    with precisely(model.wte.weight.device, PRECISIONS[settings.dtype]):
+        return cached(model, wanted, folder / name, settings.dtype)
 
 
-def run(settings: Settings, folder: Path, resume: bool = False, world: World | None = None) -> Grads:
-    """Train, and return the weights that the folder then holds.
+def run(settings: Settings, folder: Path, resume: bool = False, world: World | None = None) -> None:
+    """Train. Of several processes the first writes.
 
     ValueError where the folder holds anything and is not resumed, or another run; DataError and OSError as files are; Diverged
     where a loss is not finite: the state before that step is saved.
     """
+    world = world or World()
+    if settings.lora_rank and world.size > 1:
+        raise ValueError(f"lora_rank must be 0 where processes share a model, got {settings.lora_rank}")
     start = begin(settings)
-    enter(folder, start.record, resume)
-    data.write_dropped(folder / "dropped.jsonl", start.rows.dropped)
-    say(f"{len(start.rows.rows)} rows, {len(start.rows.dropped)} dropped, {len(start.rows.cut_prompts)} prompts cut")
+    if world.rank == 0:
+        enter(folder, start.record, resume)
+        data.write_dropped(folder / "dropped.jsonl", start.rows.dropped)
+        say(f"{len(start.rows.rows)} rows, {len(start.rows.dropped)} dropped, {len(start.rows.cut_prompts)} prompts cut")
+    world.sum(torch.zeros(1))  # nobody goes on before the folder is there
     made = trainer(settings, start, folder, world)
     saved, damaged = last_checkpoint(folder / "checkpoints")
-    for sentence in damaged:
-        say(f"passed over: {sentence}")
     if saved:
         made.load(saved.arrays)
+    if world.rank == 0 and damaged:
+        say("\n".join(["passed over:", *damaged]))
     log = folder / "metrics.jsonl"
-    with open(log, "a+b") as file:
-        file.truncate(saved.state["bytes of metrics"] if saved else 0)
+    with open(log if world.rank == 0 else os.devnull, "a+b") as file:
+        if world.rank == 0:
+            file.truncate(saved.state["bytes of metrics"] if saved else 0)
         advance(settings, made, start.held_out, folder, file)
-    weights = merged_weights(made.model) if settings.lora_rank else made.model.weights()
-    save_model(folder, start.config, weights, start.tokenizer)
-    draw(log, folder / "curves.png")
-    return weights
+    weights = merged_weights(made.model) if settings.lora_rank else made.state()["weights"]
+    if world.rank == 0:
+        save_model(folder, start.config, weights, start.tokenizer)
+        draw(log, folder / "curves.png")
 
 
 def enter(folder: Path, record: dict[str, Any], resume: bool) -> None:
@@ -229,12 +239,13 @@ def advance(settings: Settings, made: Trainer, held_out: Sequence[data.Tokenized
     """Step after step to the end, each with its line; a checkpoint now and then, and before a step that cannot be taken."""
 
     def save() -> None:
-        log.flush()
-        os.fsync(log.fileno())
-        save_checkpoint(folder / "checkpoints", made.done, made.state(), {"bytes of metrics": log.tell()})
+        state = made.state()
+        if made.world.rank == 0:
+            os.fsync(log.fileno())
+            save_checkpoint(folder / "checkpoints", made.done, state, {"bytes of metrics": log.tell()})
 
     began, before = time.monotonic(), made.tokens
-    with tqdm(total=len(made.steps), initial=made.done, unit="step", disable=None) as bar:
+    with tqdm(total=len(made.steps), initial=made.done, unit="step", disable=None if made.world.rank == 0 else True) as bar:
         while made.done < len(made.steps):
             try:
                 met = made.step()

@@ -77,6 +77,10 @@ class World:
 
     rank, size = 0, 1
 
+    def split(self, model: GPT) -> GPT:
+        """The model, of which this process holds its share."""
+        return model
+
     def sum(self, x: Tensor) -> Tensor:
         """Over all processes."""
         return x
@@ -154,8 +158,8 @@ class Trainer:
             desirable, point = torch.tensor(judged, device=self.device), self._reference_point(groups)
             more["kl"] = point
         total = torch.zeros((), device=self.device, dtype=torch.float64)
-        rewards, logps = (torch.zeros(len(rows), len(groups[0][1]), device=self.device) for _ in range(2))
-        for part in self._parts(len(rows)):
+        rewards, logps = (torch.zeros(len(rows), len(groups[0][1]), device=self.device, dtype=torch.float64) for _ in range(2))
+        for part in shares(len(rows), self.parts, self.world):
             loss = self._loss(
                 [groups[i] for i in part or [0]], desirable[part or [0]] if desirable is not None else None, point
             )
@@ -166,42 +170,20 @@ class Trainer:
         total, rewards, logps = map(self.world.sum, (total, rewards, logps))
         return float(total) / examples, self.objective.monitors(rewards.flatten(), logps.flatten(), desirable) | more
 
-    def asked(self, held_out: Sequence[TokenizedRow], size: int) -> Iterator[list[Group]]:
-        """All that a reference will be asked in a run, batch after batch; last, of rows that are measured, so many at once."""
-        batches = [[self.rows[i] for i in step.rows] for step in self.steps]
-        for batch in [*batches, *(held_out[i : i + size] for i in range(0, len(held_out), size))]:
-            groups = self.objective.groups(batch)
-            for part in self._parts(len(groups)):
-                yield [groups[i] for i in part or [0]]
-                if self.objective.method == "kto":
-                    others = mismatched(groups, self.model.config.context)
-                    yield [others[i] for i in part or [0]]
-
-    def _parts(self, rows: int) -> list[list[int]]:
-        """Which of a step's rows this process computes, part after part: as many parts everywhere, though some may be empty. A
-        process without a row takes one that weighs nothing, since the others wait for it."""
-        parts = min(self.parts, math.ceil(rows / self.world.size))
-        stride = self.world.size * parts
-        return [list(range(self.world.rank + self.world.size * part, rows, stride)) for part in range(parts)]
-
     def _loss(self, groups: Sequence[Group], desirable: Tensor | None, point: float) -> Loss:
-        with self.precisely():
+        with precisely(self.device, self.precision):
             reference_logps = self.reference(groups) if self.reference else None
             return self.objective.loss(self.model, groups, reference_logps, desirable, point)
-
-    def precisely(self) -> torch.autocast:
-        """Matrix products in the precision asked for; weights, sums and losses stay as they are."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
     def _reference_point(self, groups: Sequence[Group]) -> float:
         """KTO's z₀ of a whole step, whoever computes which of its completions."""
         assert self.reference is not None
         others = mismatched(groups, self.model.config.context)
         policy, reference = (torch.zeros(len(groups), device=self.device, dtype=torch.float64) for _ in range(2))
-        for part in self._parts(len(groups)):
-            asked = [others[i] for i in part or [0]]
-            with self.precisely():
-                found = scored(self.model, asked), self.reference(asked)
+        for part in shares(len(groups), self.parts, self.world):
+            those = [others[i] for i in part or [0]]
+            with precisely(self.device, self.precision):
+                found = scored(self.model, those), self.reference(those)
             if part:
                 policy[part], reference[part] = (x.double() for x in found)
         return reference_point(self.world.sum(policy), self.world.sum(reference))
@@ -237,6 +219,30 @@ class Trainer:
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def precisely(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Matrix products in the precision asked for; weights, sums and losses stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def shares(rows: int, parts: int, world: World) -> list[list[int]]:
+    """Which of a step's rows a process computes, part after part: as many parts everywhere, though some may be empty."""
+    parts = min(parts, math.ceil(rows / world.size))
+    return [list(range(world.rank + world.size * part, rows, world.size * parts)) for part in range(parts)]
+
+
+def asked(
+    objective: Objective, batches: Sequence[Sequence[TokenizedRow]], parts: int, world: World, context: int
+) -> Iterator[list[Group]]:
+    """All that a reference will be asked by this process, in the order and the company in which it will be."""
+    for batch in batches:
+        groups = objective.groups(batch)
+        for part in shares(len(groups), parts, world):
+            yield [groups[i] for i in part or [0]]
+            if objective.method == "kto":
+                others = mismatched(groups, context)
+                yield [others[i] for i in part or [0]]
 
 
 def _random_state(device: torch.device) -> dict[str, np.ndarray]:
