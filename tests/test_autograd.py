@@ -56,6 +56,23 @@ def test_gradients_by_hand_are_those_of_autograd(op: Operation[Any], ordinary: I
         assert np.all(abs(got - right.numpy()) <= 1e-13 * (1 + abs(right.numpy()).max())), gradient
 
 
+WITH_REFERENCE = [op for op in WITH_GRADIENT if {"policy_logps", "policy_chosen_logps"} & op.inputs.keys() and op.level == 1]
+AT_STEP_0 = [op for op in WITH_REFERENCE if {"reference_logps", "reference_chosen_logps"} & op.inputs.keys()]
+
+
+@pytest.mark.parametrize("op", AT_STEP_0, ids=by_name)
+def test_a_formula_is_differentiated_rightly_at_step_0_too(op: Operation[Any], ordinary: Inputs) -> None:
+    """Where the policy is its reference every margin is exactly 0, where a branch or a kink would have another slope."""
+    inputs = {**ordinary(op), "reference_point": 0.0}
+    inputs = {name: inputs[name] for name in op.inputs}
+    inputs |= {name: inputs[name.replace("policy", "reference")] for name in inputs if name.startswith("policy_")}
+    by_hand, given = op(**inputs), in_the_tape(op, inputs)
+    for gradient in op.gradients:
+        (right,) = torch.autograd.grad(op.formula(**given).losses.sum(), given[gradient.wrt], retain_graph=True)
+        got = getattr(by_hand, gradient.output)
+        assert np.any(got != 0) and np.all(abs(got - right.numpy()) <= 1e-13 * (1 + abs(right.numpy()).max())), gradient
+
+
 @pytest.mark.parametrize("op", REGISTRY.values(), ids=by_name)
 def test_inputs_have_a_gradient_unless_they_are_constants(op: Operation[Any]) -> None:
     differentiated = {gradient.wrt for gradient in op.gradients}

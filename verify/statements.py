@@ -1,7 +1,8 @@
 """Claims about the mathematics, and claims that train something: loaded and decided only when asked for.
 
 They say nothing about the implementation that is judged. Kinds, counted apart: `theory`, proved or measured on finite worlds;
-`errata`, where a belief is refuted and its correction holds; `experiment`, what the toy worlds back.
+`errata`, where a belief is refuted and its correction holds; `experiment`, what the toy worlds back; `model`, that the ways of
+training the tiny GPT are one.
 """
 
 import fnmatch
@@ -27,6 +28,7 @@ KINDS = {  # of the modules that state something
     "verify.theory.worlds": "theory",
     "verify.theory.errata_dpo": "errata",
     "verify.theory.errata_family": "errata",
+    "verify.experiments.model": "model",
 }
 
 
@@ -59,7 +61,7 @@ class Chosen(NamedTuple):
     absent: dict[str, str]
 
 
-def select(glob: str, kinds: Iterable[str] = ("theory", "errata", "experiment")) -> Chosen:
+def select(glob: str, kinds: Iterable[str] = ("theory", "errata", "experiment", "model")) -> Chosen:
     """The statements of some kinds whose id matches."""
     chosen, head = Chosen({}, {}), re.split(r"[*?[]", glob)[0]
     for module, kind in KINDS.items():

@@ -40,12 +40,12 @@ STATED: dict[str, list[Statement]] = {}  # all of them, by the module that state
 ERRATA: list[Erratum] = []
 
 
-def exact(name: str, allowed: Range, measured: str = "") -> Callable[[Measure], Statement]:
-    """Registers a claim `theory.<name>`. Fields: the statement first, Source, False, and Measured, else what is given here."""
+def exact(name: str, allowed: Range, measured: str = "", kind: str = "theory") -> Callable[[Measure], Statement]:
+    """Registers a claim `<kind>.<name>`. Fields: the statement first, Source, False, and Measured, else what is given here."""
 
     def register(measure: Measure) -> Statement:
         said = fields(measure)
-        return _stated(f"theory.{name}", said, allowed, said.get("Measured", measured), measure.__module__, measure)
+        return _stated(f"{kind}.{name}", said, allowed, said.get("Measured", measured), measure.__module__, measure)
 
     return register
 

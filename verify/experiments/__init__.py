@@ -1,0 +1,1 @@
+"""Claims about the tiny GPT, each measured on a small one: both implementations, every shortcut, every way of splitting."""
