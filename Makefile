@@ -3,7 +3,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help verify quick test lint selftest toy documents page-test vectors-check verify-trl clean
+.PHONY: help verify quick test lint selftest toy demo bench documents page-test vectors-check verify-trl clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ selftest: .venv/ready ## show that the suite can fail: real bugs and mutants, ea
 
 toy: .venv/ready ## run the exactly solvable worlds: out/toy/index.html has their figures and tables
 	.venv/bin/python -m toy all
+
+demo: .venv/ready ## a generated text world with a known reward: tokenizer, SFT, DPO, and how near they come to the truth
+	.venv/bin/python -m gpt_tiny demo --out out/demo
+
+bench: .venv/ready .venv-trl/ready ## work, speed and memory of a training step: plain, fast, and TRL's, side by side
+	.venv/bin/python -m gpt_tiny bench
 
 documents: .venv/ready ## write what is generated from the claims: errata, table of losses, choices, defaults
 	.venv/bin/python -m verify.theory
