@@ -1,7 +1,10 @@
 """The figure of a run: what its metrics.jsonl has a line a step of."""
 
 import json
+from io import BytesIO
 from pathlib import Path
+
+from .checkpoint import write_whole
 
 PANELS = {
     "loss (nats)": ("loss", "eval_loss"),
@@ -39,7 +42,7 @@ def draw(metrics: Path, figure: Path) -> bool:
         ax.grid(alpha=0.25)
     for ax in list(axes)[len(panels) :]:
         ax.set_axis_off()
-    part = figure.with_suffix(".part.png")
-    sheet.savefig(part, dpi=110)
-    part.replace(figure)
+    image = BytesIO()
+    sheet.savefig(image, dpi=110)
+    write_whole(figure, image.getvalue())
     return True

@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .checkpoint import write_whole
+
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 MARKS = {"system": "\n\nSystem:", "user": HUMAN, "assistant": ASSISTANT}
 LISTED = 20  # problems that an error spells out
@@ -143,13 +145,8 @@ def load_skip_bad(path: str | Path, dropped: str | Path) -> Read:
 
 def write_dropped(path: str | Path, dropped: Iterable[Problem]) -> None:
     """Write problems as JSON lines with file, line, reason and text: the whole file, or on a crash the one that stood there."""
-    part = Path(f"{path}.part")
-    with part.open("w", encoding="utf-8") as file:
-        for place, reason, text in dropped:
-            file.write(json.dumps({"file": place.file, "line": place.line, "reason": reason, "text": text}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    lines = ({"file": place.file, "line": place.line, "reason": reason, "text": text} for place, reason, text in dropped)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def scan(path: str | Path) -> Read:
