@@ -5,15 +5,18 @@
   python -m gpt_tiny train --method dpo --model out/sft --data pairs.jsonl --out out/dpo
   python -m gpt_tiny eval --model out/dpo --reference out/sft --data held-out.jsonl
   python -m gpt_tiny sample --model out/dpo --prompt "Human: Why is the sky blue? Assistant:"
+  python -m gpt_tiny folds --data pairs.jsonl --out out/folds     all of that, and every pair held out once
+  python -m gpt_tiny bench                                  what a step costs: plain, fast, and TRL's
   python -m gpt_tiny COMMAND --help                         its options, with an example
 
-Exit code: 0 done, 1 a loss that is not finite, or files that cannot be written, 2 usage or data.
+Exit code: 0 done, 1 a loss that is not finite, files that cannot be written, or a claim that fails, 2 usage or data.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,14 @@ def parser() -> argparse.ArgumentParser:
     for name, said in _hyperparameters().items():
         measured(_flag(name), type=float, metavar="X", help=said)
 
+    folded = command("folds", "hold every pair out once: SFT and DPO on the others", "--data pairs.jsonl --out out/folds")
+    _folder(folded)
+    for name, default in _plan().items():
+        shown = "N" if isinstance(default, int) else "X"
+        folded(_flag(name), type=type(default), default=default, metavar=shown, help=f"(default {default:g})")
+
+    commands.add_parser("demo", help="a generated world with a known reward, from nothing to a figure")
+    commands.add_parser("bench", help="measure the work, the speed and the memory of a step")
     for name, purpose, example in (
         ("import-hf", "read a GPT2LMHeadModel's folder (needs safetensors)", "their-folder out/model"),
         ("export-hf", "write a folder that GPT2LMHeadModel opens (needs safetensors)", "out/model their-folder"),
@@ -87,10 +98,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _common(add: Callable[..., Any], lr: float) -> None:
+def _folder(add: Callable[..., Any]) -> None:
     add("--data", required=True, metavar="FILE", help=PAIRS)
     add("--out", required=True, type=Path, metavar="DIR", help="a new folder, or with --resume that of the run")
     add("--resume", action="store_true", help="go on from its last checkpoint, to the same bits")
+
+
+def _common(add: Callable[..., Any], lr: float) -> None:
+    _folder(add)
     add("--evaluation", metavar="FILE", help="data that is measured after every epoch")
     add("--epochs", type=int, default=1, metavar="N", help="(default 1)")
     add("--batch-size", type=int, default=16, metavar="N", help="rows that are computed at once (default 16)")
@@ -119,6 +134,13 @@ def _common(add: Callable[..., Any], lr: float) -> None:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _plan() -> dict[str, Any]:
+    """What `folds` can be told, and its defaults."""
+    from .folds import Plan
+
+    return {field.name: field.default for field in fields(Plan) if field.name != "data"}
 
 
 def _methods() -> list[str]:
@@ -157,17 +179,17 @@ def settings(options: argparse.Namespace) -> Any:
     names = Settings.__dataclass_fields__.keys() & given.keys()
     course = {name: given[name] for name in ("lr", "warmup", "schedule", "weight_decay", "clip")}
     sizes = {name: given[name] for name in SIZE if given.get(name) is not None}
-    if options.model and sizes:
+    if options.model is not None and sizes:
         raise ValueError(f"--{next(iter(sizes))} is of a new model, and --model {options.model} is not")
-    new = None if options.model else Config(**SIZE | sizes)
+    new = Config(**SIZE | sizes) if options.model is None else None
     chosen = {name: given[name] for name in names}
     return Settings(**chosen, objective=objective(options), optimization=Optimization(**course), size=new)
 
 
 def main(arguments: list[str], world: Any = None) -> int:
     """Exit code of a command; `world` has the processes that share it, where there are several."""
-    made = parser()
-    options = made.parse_args(arguments)
+    options = parser().parse_args(arguments[:1] if arguments[:1] in (["bench"], ["demo"]) else arguments)
+    options.rest = arguments[1:]
     from .trainer import Diverged
 
     try:
@@ -176,7 +198,7 @@ def main(arguments: list[str], world: Any = None) -> int:
         return _failed(f"{error}\nThe state before that step is saved: --resume meets it again, so change what caused it.", 1)
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         return _failed(str(error), 2)
 
 
@@ -232,10 +254,9 @@ def measure(options: argparse.Namespace) -> int:
         raise ValueError(f"--reference must be {rule} {asked.method}, got {options.reference}")
     config, weights, tokenizer = load_model(options.model)
     rows = data.tokenize(data.load(options.data), tokenizer.encode, tokenizer.eos, config.context).rows
-    made = Trainer(_model(config, weights), asked, rows, [], Optimization(1.0))
-    if options.reference:
-        made.reference = copied(_model(*load_model(options.reference)[:2]))
-    print(json.dumps({"rows": len(rows), **evaluate(made, rows, options.batch_size)}, indent=1))
+    reference = copied(_model(*load_model(options.reference)[:2])) if options.reference else None
+    made = Trainer(_model(config, weights), asked, rows, [], Optimization(1.0), reference, options.batch_size)
+    print(json.dumps({"rows": len(rows), **evaluate(made, rows)}, indent=1))
     return 0
 
 
@@ -255,11 +276,36 @@ def move(options: argparse.Namespace) -> int:
     return 0
 
 
+def hold_out(options: argparse.Namespace) -> int:
+    from .folds import Plan, train_and_score
+    from .margins import holds, table
+
+    plan = Plan(options.data, **{name: getattr(options, name) for name in _plan()})
+    found = train_and_score(plan, options.out, options.resume)
+    print(table(found))
+    return 0 if holds(found) else 1
+
+
+def show(options: argparse.Namespace) -> int:
+    from .demo import main as demo
+
+    return demo(options.rest)
+
+
+def time(options: argparse.Namespace) -> int:
+    from .bench import main as bench
+
+    return bench(options.rest)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": show,
+    "bench": time,
     "sample": draw,
     "eval": measure,
     "import-hf": move,
     "export-hf": move,
+    "folds": hold_out,
 }
 
 if __name__ == "__main__":

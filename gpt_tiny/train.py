@@ -12,8 +12,8 @@ import json
 import os
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -34,6 +34,7 @@ from .tokenizer import Tokenizer
 from .trainer import Diverged, Optimization, Step, Trainer, World, asked, precisely
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DEVICES = ("cpu", *["cuda"] * torch.cuda.is_available())
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,20 @@ class Settings:
             "batch_size": (self.batch_size >= 1, ">= 1"),
             "accumulation": (self.accumulation >= 1, ">= 1"),
             "save_every": (self.save_every >= 1, ">= 1"),
-            "seed": (self.seed >= 0, ">= 0"),
+            "seed": (0 <= self.seed < 2**63, "in [0, 2**63)"),
+            "dropout": (0 <= self.dropout < 1, "in [0, 1)"),
             "lora_rank": (self.lora_rank >= 0, ">= 0"),
+            "device": (self.device in DEVICES, f"one of those there are: {', '.join(DEVICES)}"),
             "dtype": (self.dtype in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             "reference": (self.reference in WAYS, f"one of {', '.join(WAYS)}"),
-            "model": (bool(self.model) != bool(self.size), "a folder where no size is given, and not beside one"),
+            "model": ((self.model is None) != (self.size is None), "a folder where no size is given, and not beside one"),
             "quantize_base": (self.lora_rank or not self.quantize_base, "left out without lora_rank"),
             "lora_alpha": (self.lora_rank or self.lora_alpha == 16.0, "left out without lora_rank"),
         }
         if self.reference == "lora":
             rules["reference"] = (self.lora_rank, "another way than lora without lora_rank")
+        if not self.objective.needs_reference:
+            rules["reference"] = (self.reference == "cached", f"left out with {self.objective.method}, which has none")
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
@@ -106,7 +111,7 @@ def begin(settings: Settings) -> Start:
         weights = initial_weights(config, settings.seed)
     else:
         config, weights, tokenizer = load_model(str(settings.model))
-    longest = settings.max_length or config.context
+    longest = config.context if settings.max_length is None else settings.max_length
     if longest > config.context:
         raise ValueError(f"max_length must be at most the model's context, {config.context}, got {longest}")
     rows = data.tokenize(read.rows, tokenizer.encode, tokenizer.eos, longest, settings.on_long)
@@ -136,14 +141,19 @@ def plan(settings: Settings, groups: Sequence[Group]) -> list[Step]:
     return steps
 
 
-def trainer(settings: Settings, start: Start, folder: Path, world: World) -> Trainer:
-    """A trainer at step 0. Reference log-probabilities that are cached are computed here, or read."""
-    torch.manual_seed(settings.seed)  # of dropout
+def network(settings: Settings, start: Start) -> GPT:
+    """The model at step 0, with adapters where they are asked for: ValueError for a rank or scale that does not fit."""
     model = GPT(start.config, settings.dropout, settings.seed)
-    model.load_weights(start.weights)
     model = model.to(settings.device, torch.float64 if settings.dtype == "float64" else torch.float32)
+    model.load_weights(start.weights)
     if settings.lora_rank:
         add_adapters(model, settings.lora_rank, settings.lora_alpha, settings.seed, settings.quantize_base)
+    return model
+
+
+def trainer(settings: Settings, start: Start, model: GPT, folder: Path, world: World) -> Trainer:
+    """A trainer at step 0. Reference log-probabilities that are cached are computed here, or read."""
+    torch.manual_seed(settings.seed)  # of dropout
     steps = plan(settings, settings.objective.groups(start.rows.rows))
     answers = reference(settings, model, start, steps, folder, world) if settings.objective.needs_reference else None
     if settings.compile:
@@ -157,7 +167,7 @@ def trainer(settings: Settings, start: Start, folder: Path, world: World) -> Tra
         steps,
         settings.optimization,
         answers,
-        settings.accumulation,
+        settings.batch_size,
         PRECISIONS[settings.dtype],
         world,
     )
@@ -172,10 +182,8 @@ def reference(settings: Settings, model: GPT, start: Start, steps: Sequence[Step
             return offloaded(model)
         case "lora":
             return without_adapters(model)
-    size, held_out = settings.batch_size, start.held_out
-    batches = [[start.rows.rows[i] for i in step.rows] for step in steps]
-    batches += [held_out[i : i + size] for i in range(0, len(held_out), size)]
-    wanted = asked(settings.objective, batches, settings.accumulation, world, start.config.context)
+    batches = [[start.rows.rows[i] for i in step.rows] for step in steps] + [start.held_out]
+    wanted = asked(settings.objective, batches, settings.batch_size, world, start.config.context)
     name = "reference.npz" if world.size == 1 else f"reference-{world.rank}-of-{world.size}.npz"
     with precisely(model.wte.weight.device, PRECISIONS[settings.dtype]):
         return cached(model, wanted, folder / name, settings.dtype)
@@ -191,21 +199,20 @@ def run(settings: Settings, folder: Path, resume: bool = False, world: World | N
     if settings.lora_rank and world.size > 1:
         raise ValueError(f"lora_rank must be 0 where processes share a model, got {settings.lora_rank}")
     start = begin(settings)
+    model = network(settings, start)
     if world.rank == 0:
         enter(folder, start.record, resume)
         data.write_dropped(folder / "dropped.jsonl", start.rows.dropped)
         say(f"{len(start.rows.rows)} rows, {len(start.rows.dropped)} dropped, {len(start.rows.cut_prompts)} prompts cut")
     world.sum(torch.zeros(1))  # nobody goes on before the folder is there
-    made = trainer(settings, start, folder, world)
+    made = trainer(settings, start, model, folder, world)
     saved, damaged = last_checkpoint(folder / "checkpoints")
     if saved:
         made.load(saved.arrays)
     if world.rank == 0 and damaged:
         say("\n".join(["passed over:", *damaged]))
     log = folder / "metrics.jsonl"
-    with open(log if world.rank == 0 else os.devnull, "a+b") as file:
-        if world.rank == 0:
-            file.truncate(saved.state["bytes of metrics"] if saved else 0)
+    with log_from(log if world.rank == 0 else Path(os.devnull), saved.state["bytes of metrics"] if saved else 0) as file:
         advance(settings, made, start.held_out, folder, file)
     weights = merged_weights(made.model) if settings.lora_rank else made.state()["weights"]
     if world.rank == 0:
@@ -217,7 +224,7 @@ def enter(folder: Path, record: dict[str, Any], resume: bool) -> None:
     """Make the folder this run's, or find that it is."""
     found = folder / "run.json"
     if not found.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.suffix != ".part" for path in folder.iterdir()):  # which a kill leaves
             raise ValueError(f"out must be a folder that is new or empty, or that of a run to resume, got {folder}")
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(found, json.dumps(record, indent=1) + "\n")
@@ -228,6 +235,20 @@ def enter(folder: Path, record: dict[str, Any], resume: bool) -> None:
     if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         said = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
         raise ValueError(f"{found}: a run is resumed with what it began with, but {said}")
+
+
+@contextmanager
+def log_from(path: Path, size: int) -> Iterator[IO[bytes]]:
+    """The file, cut to its first bytes, to be written on. ValueError where it has fewer; an OSError names it."""
+    try:
+        with open(path, "ab") as file:
+            if path.is_file():
+                if file.tell() < size:
+                    raise ValueError(f"{path}: must hold the {size} bytes that the checkpoint counts, got {file.tell()}")
+                file.seek(file.truncate(size))
+            yield file
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -253,20 +274,13 @@ def advance(settings: Settings, made: Trainer, held_out: Sequence[data.Tokenized
                 save()
                 raise
             if held_out and met["epoch"] == int(met["epoch"]):
-                met |= evaluate(made, held_out, settings.batch_size)
-            write_line(log, met)
+                met |= evaluate(made, held_out)
+            log.write(json.dumps(met).encode() + b"\n")
+            log.flush()
             if made.done % settings.save_every == 0 or made.done == len(made.steps):
                 save()
             bar.set_postfix(shown(met, (made.tokens - before) / (time.monotonic() - began)))
             bar.update()
-
-
-def write_line(log: IO[bytes], met: dict[str, float]) -> None:
-    try:
-        log.write(json.dumps(met).encode() + b"\n")
-        log.flush()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, log.name) from error
 
 
 def shown(met: dict[str, float], rate: float) -> dict[str, str]:
@@ -275,17 +289,12 @@ def shown(met: dict[str, float], rate: float) -> dict[str, str]:
     return {short: f"{met[name]:.3f}" for name, short in names.items() if name in met} | {"tokens/s": f"{rate:.0f}"}
 
 
-def evaluate(made: Trainer, rows: Sequence[data.TokenizedRow], size: int) -> dict[str, float]:
-    """Means over rows that are not learned from, as `eval_` metrics; the model as it answers, without dropout."""
-    sums: defaultdict[str, float] = defaultdict(float)
+def evaluate(made: Trainer, rows: Sequence[data.TokenizedRow]) -> dict[str, float]:
+    """As `eval_` metrics what rows have that are not learned from; the model as it answers, without dropout."""
     made.model.eval()
-    for i in range(0, len(rows), size):
-        part = rows[i : i + size]
-        loss, monitors = made.measure(part)
-        for name, value in {"loss": loss, **monitors}.items():
-            sums[f"eval_{name}"] += value * len(part) / len(rows)
+    loss, monitors = made.measure(rows)
     made.model.train()
-    return dict(sums)
+    return {f"eval_{name}": value for name, value in {"loss": loss, **monitors}.items()}
 
 
 def say(sentence: str) -> None:

@@ -2,7 +2,7 @@
 
     loss = Σ losses of the rows of a step / their number          their tokens, for sft
 
-The divisor counts the rows of the whole step, whichever part of them is computed at once (`parts`) or here (`World`), and KTO's
+The divisor counts the rows of the whole step, however many of them are computed at once (`size`) or here (`World`), and KTO's
 reference point is that of all of them: neither way of splitting a step changes it, except for rounding.
 """
 
@@ -101,7 +101,8 @@ class Diverged(ArithmeticError):
 class Trainer:
     """A model, what it is to learn, and how far it is.
 
-    `parts` says into how many parts a step is split, one after the other; `precision` is the dtype of the matrix products.
+    `size` is how many rows are computed at once, one part of a step after the other; `precision` is the dtype of the matrix
+    products.
     """
 
     def __init__(
@@ -112,12 +113,12 @@ class Trainer:
         steps: Sequence[Step],
         optimization: Optimization,
         reference: Reference | None = None,
-        parts: int = 1,
+        size: int = 16,
         precision: torch.dtype = torch.float32,
         world: World | None = None,
     ) -> None:
         self.model, self.objective, self.rows, self.steps, self.optimization = model, objective, rows, steps, optimization
-        self.reference, self.parts, self.precision, self.world = reference, parts, precision, world or World()
+        self.reference, self.size, self.precision, self.world = reference, size, precision, world or World()
         self.device = model.wte.weight.device
         self.learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -131,13 +132,15 @@ class Trainer:
         self.done, self.tokens = 0, 0
 
     def step(self) -> dict[str, float]:
-        """Take the next one; what it met before it changed the weights. Raises Diverged, the weights being as they were."""
+        """Take the next one; what it met before it changed the weights. Raises Diverged, all being as it was."""
+        random = _random_state(self.device)
         number, epoch, chosen = self.done, self.steps[self.done].epoch, [self.rows[i] for i in self.steps[self.done].rows]
         rate = self.optimization.rate(number, len(self.steps))
         loss, monitors = self.measure(chosen, learn=True)
         norm = float(self.world.whole(nn.utils.clip_grad_norm_(self.learned.values(), self.optimization.clip)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimizer.zero_grad()
+            _set_random_state(random, self.device)
             places = ", ".join(str(row.place) for row in chosen)
             raise Diverged(f"step {number + 1}: loss is {loss}, its gradient's norm {norm}; the batch: {places}")
         for group in self.optimizer.param_groups:
@@ -159,11 +162,12 @@ class Trainer:
             more["kl"] = point
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         rewards, logps = (torch.zeros(len(rows), len(groups[0][1]), device=self.device, dtype=torch.float64) for _ in range(2))
-        for part in shares(len(rows), self.parts, self.world):
-            loss = self._loss(
-                [groups[i] for i in part or [0]], desirable[part or [0]] if desirable is not None else None, point
-            )
-            (loss.total * (bool(part) / examples)).backward()
+        for part in shares(len(rows), self.size, self.world):
+            mine = part or [0]
+            with torch.set_grad_enabled(learn):
+                loss = self._loss([groups[i] for i in mine], None if desirable is None else desirable[mine], point)
+            if learn:
+                (loss.total * (bool(part) / examples)).backward()
             if part:
                 total += loss.total.detach()
                 rewards[part], logps[part] = (x.reshape(len(part), -1).to(rewards) for x in (loss.rewards, loss.logps))
@@ -180,7 +184,7 @@ class Trainer:
         assert self.reference is not None
         others = mismatched(groups, self.model.config.context)
         policy, reference = (torch.zeros(len(groups), device=self.device, dtype=torch.float64) for _ in range(2))
-        for part in shares(len(groups), self.parts, self.world):
+        for part in shares(len(groups), self.size, self.world):
             those = [others[i] for i in part or [0]]
             with precisely(self.device, self.precision):
                 found = scored(self.model, those), self.reference(those)
@@ -226,19 +230,19 @@ def precisely(device: torch.device, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
-def shares(rows: int, parts: int, world: World) -> list[list[int]]:
-    """Which of a step's rows a process computes, part after part: as many parts everywhere, though some may be empty."""
-    parts = min(parts, math.ceil(rows / world.size))
+def shares(rows: int, size: int, world: World) -> list[list[int]]:
+    """Which of a step's rows a process computes, `size` at once: as many parts everywhere, though some may be empty."""
+    parts = math.ceil(rows / (size * world.size))
     return [list(range(world.rank + world.size * part, rows, world.size * parts)) for part in range(parts)]
 
 
 def asked(
-    objective: Objective, batches: Sequence[Sequence[TokenizedRow]], parts: int, world: World, context: int
+    objective: Objective, batches: Sequence[Sequence[TokenizedRow]], size: int, world: World, context: int
 ) -> Iterator[list[Group]]:
     """All that a reference will be asked by this process, in the order and the company in which it will be."""
     for batch in batches:
         groups = objective.groups(batch)
-        for part in shares(len(groups), parts, world):
+        for part in shares(len(groups), size, world):
             yield [groups[i] for i in part or [0]]
             if objective.method == "kto":
                 others = mismatched(groups, context)

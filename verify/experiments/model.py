@@ -328,7 +328,7 @@ def references(rng: Rng) -> Measured:
         return np.array([trainer.step()["loss"] for _ in steps])
 
     def from_cache(made: GPT) -> Callable[[Sequence[Group]], Tensor]:
-        wanted = asked(asked_for, [[rows[i] for i in step.rows] for step in steps], 1, World(), CONFIG.context)
+        wanted = asked(asked_for, [[rows[i] for i in step.rows] for step in steps], 16, World(), CONFIG.context)
         return cached(made, wanted, Path(folder) / "reference.npz", "float64")
 
     right = losses(copied)
@@ -404,20 +404,20 @@ def accumulation(rng: Rng) -> Measured:
     policy, reference = model(weights(rng)), model(weights(rng))
     rows = {method: judged(rng, 7) if method == "kto" else pairs(rng, 7) for method in ("sft", *METHODS)}
 
-    def measured(method: str, parts: int, some: slice = slice(None)) -> tuple[float, Grads]:
+    def measured(method: str, size: int, some: slice = slice(None)) -> tuple[float, Grads]:
         asked_for = objective(method)
         constant = partial(scored, reference) if asked_for.needs_reference else None
-        trainer = Trainer(policy, asked_for, rows[method], [], Optimization(1.0), constant, parts)
+        trainer = Trainer(policy, asked_for, rows[method], [], Optimization(1.0), constant, size)
         loss, _ = trainer.measure(rows[method][some], learn=True)
         return loss, gradients(policy)
 
     def gap(got: tuple[float, Grads], right: tuple[float, Grads]) -> float:
         return max(abs(got[0] / right[0] - 1), apart(got[1], right[1]))
 
-    true = [gap(measured(method, parts), measured(method, 1)) for method in rows for parts in (3, 7)]
-    halves = [measured("sft", 1, some) for some in (slice(5), slice(5, None))]
+    true = [gap(measured(method, size), measured(method, 7)) for method in rows for size in (1, 3)]
+    halves = [measured("sft", 7, some) for some in (slice(5), slice(5, None))]
     mean = (halves[0][0] + halves[1][0]) / 2, {name: (g + halves[1][1][name]) / 2 for name, g in halves[0][1].items()}
-    return Measured(Reading.worst(true), Reading(gap(mean, measured("sft", 1))))
+    return Measured(Reading.worst(true), Reading(gap(mean, measured("sft", 7))))
 
 
 @claim("aggregation-splits", (0, 1e-12), "largest difference of loss and weights, over the three means and KTO's point")
