@@ -235,8 +235,9 @@ def accused(report: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("method", SETTINGS)
 def test_a_healthy_run_is_not_accused(method: str, rounding: str, sweep: bool, tmp_path: Path) -> None:
     for seed in range(40 if sweep else 2):
-        log = train(method, seed, rounding=rounding, window=1 + 2 * (seed % 2), accumulated=1 + seed % 3)
-        code, report = examined(tmp_path, log, *options_for(method))
+        window, accumulated = 1 + 2 * (seed % 2), 1 + seed % 3
+        log = train(method, seed, rounding=rounding, window=window, accumulated=accumulated)
+        code, report = examined(tmp_path, log, *options_for(method), "--batch-size", str(4 * accumulated * window))
         assert code == 0 and not accused(report), f"seed {seed}: {accused(report)}"
         code, report = examined(tmp_path, log)  # the method is a guess, if that
         assert code == 0, f"seed {seed}, guessed: {accused(report)}"
@@ -343,6 +344,7 @@ CASES = [
     Case("smoothing ignored", "loss.wrong-pairs", BROKEN, "cdpo", faulty(method_trained="dpo", learning_rate_factor=5.0)),
     Case("another method's loss", "start.loss", BROKEN, "ipo", faulty(method_trained="dpo")),
     Case("another method's loss", "loss.convex", BROKEN, "rso_hinge", faulty(method_trained="dpo")),
+    Case("another γ", "loss.convex", BROKEN, "simpo", Faults(), "--gamma 5"),
     Case("λ ignored", "loss.orpo", BROKEN, "orpo", faulty(hyperparameters=lambda asked: {"odds_weight": 1.0})),
     Case(
         "the odds term subtracted",
@@ -404,6 +406,27 @@ def test_what_was_broken_is_named(case: Case, tmp_path: Path) -> None:
         assert code == (BROKEN in verdicts(report).values())
         if case.verdict == EXPECTED:
             assert not accused(report)
+
+
+def test_over_several_steps_a_mean_proves_less(tmp_path: Path) -> None:
+    """The last batch of an epoch may weigh more in the mean of the loss than in that of the margins."""
+    for window, verdict in ((1, BROKEN), (3, SUSPICIOUS)):
+        _, report = examined(tmp_path, train("dpo", 0, FLIPPED, window=window), "--method", "dpo")
+        assert verdicts(report)["loss.convex"] == verdict
+
+
+def test_what_follows_from_a_guess_is_no_proof(tmp_path: Path) -> None:
+    """robust_dpo starts as dpo does, and then its loss is too small for it. A wrong margin is wrong for both."""
+    log = train("robust_dpo", 0, faulty(learning_rate_factor=15.0))
+    code, report = examined(tmp_path, log)
+    assert (code, report["method"], report["guessed"]) == (0, "dpo", True) and verdicts(report)["loss.sign"] == SUSPICIOUS
+    assert "the method is a guess" in accused(report)[0]
+    assert examined(tmp_path, [line | {"rewards/margins": 3.0} for line in log])[0] == 1
+
+
+def test_the_sign_of_the_odds_needs_no_weight(tmp_path: Path) -> None:
+    log = [line | {"loss": 2 * line["nll_loss"] - line["loss"]} if "loss" in line else line for line in train("orpo", 0)]
+    assert verdicts(examined(tmp_path, log)[1])["loss.orpo"] == BROKEN
 
 
 def train_online(seed: int, reward: Callable[[np.ndarray], np.ndarray], estimate: str = "k3") -> Log:

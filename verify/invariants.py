@@ -125,7 +125,7 @@ def pairs(run: Run) -> Trials:
         yield Trial("pairs.accuracies", BROKEN, x, wrong - x.slack(MARGINS))
     for x in run.train(ACCURACIES):
         if halves := 2 * (run.batch_size or 0):  # a tie may count half
-            off = abs(halves * x[ACCURACIES] - np.round(halves * x[ACCURACIES])) - halves * x.unit(ACCURACIES)
+            off = abs(halves * x[ACCURACIES] - np.round(halves * x[ACCURACIES])) - halves * x.slack(ACCURACIES)
             most = np.where(np.mean(off > 0) > 0.5, off, -1.0)
             yield Trial("pairs.grid", SUSPICIOUS, x, most, f"--batch-size is {run.batch_size}")
 
@@ -138,7 +138,7 @@ def losses(run: Run) -> Trials:
         least = run.loss(x[MARGINS]) - x.slack(MARGINS) / (1 - 2 * e)  # no loss is steeper than 1/(1-2ε)
         yield from between_means("loss.convex", x, least - x["loss"] - x.slack("loss"))
     for x in run.train("loss", ACCURACIES):
-        least = (1 - x[ACCURACIES]) * run.loss(0.0) + x[ACCURACIES] * entropy - x.unit(ACCURACIES)
+        least = (1 - x[ACCURACIES]) * run.loss(0.0) + x[ACCURACIES] * entropy - x.slack(ACCURACIES)
         yield from between_means("loss.wrong-pairs", x, least - x["loss"] - x.slack("loss"))
     for x in run.lines("loss"):
         yield Trial("loss.sign", EXPECTED if run.method == "robust_dpo" else BROKEN, x, -x["loss"] - x.slack("loss"))
