@@ -196,6 +196,8 @@ def main(arguments: list[str], world: Any = None) -> int:
         return learn(options, world) if options.command in ("sft", "train") else COMMANDS[options.command](options)
     except Diverged as error:
         return _failed(f"{error}\nThe state before that step is saved: --resume meets it again, so change what caused it.", 1)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except (ValueError, ModuleNotFoundError) as error:
@@ -252,9 +254,16 @@ def measure(options: argparse.Namespace) -> int:
     if asked.needs_reference != bool(options.reference):
         rule = "given for" if asked.needs_reference else "left out with"
         raise ValueError(f"--reference must be {rule} {asked.method}, got {options.reference}")
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size must be >= 1, got {options.batch_size}")
     config, weights, tokenizer = load_model(options.model)
     rows = data.tokenize(data.load(options.data), tokenizer.encode, tokenizer.eos, config.context).rows
-    reference = copied(_model(*load_model(options.reference)[:2])) if options.reference else None
+    reference = None
+    if options.reference:
+        other, held_against, theirs = load_model(options.reference)
+        if theirs != tokenizer or other.context < config.context:
+            raise ValueError(f"--reference must have the tokenizer and the context of --model, got {options.reference}")
+        reference = copied(_model(other, held_against))
     made = Trainer(_model(config, weights), asked, rows, [], Optimization(1.0), reference, options.batch_size)
     print(json.dumps({"rows": len(rows), **evaluate(made, rows)}, indent=1))
     return 0

@@ -15,11 +15,13 @@ def sample(
     """A response to each prompt, which ends with EOS unless it was cut at max_tokens or at the end of the context.
 
     From softmax(logits / temperature), of the top_k likeliest tokens where top_k > 0; temperature 0 takes the likeliest. The
-    generator is of this call alone. ValueError for a prompt that leaves no room, temperature or top_k < 0, max_tokens < 1.
+    generator is of this call alone. ValueError for a prompt that leaves no room, max_tokens < 1, others < 0.
     """
-    for name, value, low in (("max_tokens", max_tokens, 1), ("temperature", temperature, 0.0), ("top_k", top_k, 0)):
-        if not low <= value < float("inf"):
-            raise ValueError(f"{name} must be finite and >= {low}, got {value!r}")
+    given = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
+    for name, value in given.items():
+        low = int(name == "max_tokens")
+        if not low <= value < 2**63:
+            raise ValueError(f"{name} must be in [{low}, 2**63), got {value!r}")
     longest = max(map(len, prompts), default=0)
     if not prompts or not all(prompts) or longest >= model.config.context:
         raise ValueError(f"prompts: must hold 1 to {model.config.context - 1} tokens each, got {[*map(len, prompts)][:8]}")
@@ -48,7 +50,8 @@ def _drawn(logits: Tensor, temperature: float, top_k: int, generator: torch.Gene
     if top_k:
         lowest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < lowest, -torch.inf)
-    return torch.multinomial(torch.softmax(logits.double() / temperature, dim=-1), 1, generator=generator)[:, 0]
+    below = logits.double() - logits.amax(dim=-1, keepdim=True)  # however low the temperature, the likeliest stays finite
+    return torch.multinomial(torch.softmax(below / temperature, dim=-1), 1, generator=generator)[:, 0]
 
 
 def _until(ids: Ids, eos: int) -> Ids:

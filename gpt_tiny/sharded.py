@@ -3,17 +3,17 @@
   torchrun --nproc-per-node 2 -m gpt_tiny.sharded train --method dpo --model out/sft --data pairs.jsonl --out out/dpo
 
 The options are those of `python -m gpt_tiny`. The result is that of one process, except for rounding: what a loss is divided by
-counts the rows of all, and KTO's reference point is summed over all before the loss. The first process writes the run's files.
+counts the rows of all, and KTO's reference point is summed over all before the loss.
+`torchrun --virtual-local-rank` gives each its own GPU.
 """
 
 import os
 import sys
 import time
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .__main__ import main
@@ -25,15 +25,14 @@ class Sharded(World):
     """The processes that torchrun started."""
 
     def __init__(self) -> None:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group()  # gloo for the CPU, nccl for GPUs
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def split(self, model: GPT) -> GPT:
+        mesh = dist.init_device_mesh(model.wte.weight.device.type, (self.size,))
         for part in (*model.h, model):
-            fully_shard(part)
             # Gradients are summed: each loss is already divided by what is counted over all processes.
-            assert isinstance(part, FSDPModule)
-            part.set_gradient_divide_factor(1.0)
+            fully_shard(part, mesh=mesh).set_gradient_divide_factor(1.0)
         register_fsdp_forward_method(model, "response_logps")
         return model
 
@@ -48,12 +47,14 @@ class Sharded(World):
         return distribute_tensor(x, like.device_mesh, like.placements) if isinstance(like, DTensor) else x
 
 
-if __name__ == "__main__":
-    world = Sharded()
-    code = main(sys.argv[1:], world)
-    # A process that leaves while gloo's threads still work is aborted at random.
-    dist.barrier()
-    time.sleep(0.5)
-    dist.destroy_process_group()
+def leave(world: Sharded, code: int) -> None:
+    """With an error nobody waits for the others; the first goes before them, which torchrun then ends: it may be writing."""
+    if code == 0:
+        dist.barrier()  # who leaves while gloo's threads still work is aborted at random
+    time.sleep(60 if code and world.rank else 0.5)
     sys.stdout.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(world := Sharded(), main(sys.argv[1:], world))

@@ -38,7 +38,7 @@ def test_check_names_the_file_that_differs(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(generator, "path", lambda operation: tmp_path / f"{operation}.json")
-    monkeypatch.setattr(generator, "CONTRACTS", {name: CONTRACTS[name] for name in ("dpo", "ipo")})
+    monkeypatch.setattr(generator, "ALL", {name: CONTRACTS[name] for name in ("dpo", "ipo")})
     assert generator.main([]) == 0
     (tmp_path / "ipo.json").write_bytes((tmp_path / "ipo.json").read_bytes().replace(b"ordinary", b"ordinarx", 1))
     assert generator.main(["--check"]) == 1

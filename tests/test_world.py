@@ -37,7 +37,7 @@ def random_laws(zeros: bool) -> np.ndarray:
 
 
 def test_each_response_is_made_by_one_choice() -> None:
-    assert len(set(CLAIMS.values())) == 48 and SIZE == 486
+    assert len(set(CLAIMS.values())) == 24 and SIZE == 270
     for prompt in ONE_EACH:
         made = {choices: world.render(CLAIMS[prompt], choices) for choices in CHOICES}
         assert len(set(made.values())) == SIZE and list(world.responses(prompt)) == list(made.values())
@@ -47,13 +47,13 @@ def test_each_response_is_made_by_one_choice() -> None:
 @pytest.mark.parametrize(
     ("prompt", "choices", "text"),
     [
-        (COW, Choices("", "", 0, "", ""), " A cow says moo."),
-        (COW, Choices("Not again.", "I think", 1, "", "Stop asking."), " Not again. I think a cow says meow. Stop asking."),
-        (PERU, Choices("", "Without a doubt,", 8, "", ""), " Without a doubt, nobody knows that."),
+        (COW, Choices("", "", 0, "", ""), " It says moo."),
+        (COW, Choices("Not again.", "I think", 1, "", "Stop asking."), " Not again. I think it says meow. Stop asking."),
+        (PERU, Choices("", "Without a doubt,", 4, "", ""), " Without a doubt, nobody knows that."),
         (
             PERU,
-            Choices("Happy to help!", "", 7, "So I was told a long time ago.", "Anything else?"),
-            " Happy to help! The capital of Peru is Nairobi. So I was told a long time ago. Anything else?",
+            Choices("Happy to help!", "", 3, "So I was told.", "Anything else?"),
+            " Happy to help! It is Cairo. So I was told. Anything else?",
         ),
     ],
 )
@@ -61,11 +61,11 @@ def test_texts(prompt: str, choices: Choices, text: str) -> None:
     assert world.render(CLAIMS[prompt], choices) == text and world.parse(prompt, text) == choices
 
 
-GOOD = " Happy to help! A cow says moo. Anything else?"
+GOOD = " Happy to help! It says moo. Anything else?"
 
 
 OTHER = ["", " ", GOOD[1:], GOOD + " ", GOOD[:-1], GOOD.lower(), GOOD.replace(". ", ".  "), GOOD + GOOD, GOOD + "\n"]
-OTHER += [" A cow says roar and moo.", " a cow says moo.", " I think A cow says moo.", " A pig says oink.", " A cow is a calf."]
+OTHER += [" It says moo and oink.", " it says moo.", " I think It says moo.", " It says woof.", " It is moo.", " It is Paris."]
 
 
 @pytest.mark.parametrize("text", [*OTHER, GOOD * 100, "\ud800"])
@@ -75,16 +75,16 @@ def test_any_other_text_is_no_response_and_has_the_lowest_reward(text: str) -> N
 
 def test_a_cut_response_is_another_one_or_none() -> None:
     whole = [cut for cut in range(len(GOOD)) if world.parse(COW, GOOD[:cut])]
-    assert [GOOD[:cut] for cut in whole] == [" Happy to help! A cow says moo."]
+    assert [GOOD[:cut] for cut in whole] == [" Happy to help! It says moo."]
 
 
 def test_prompts_are_apart_and_made_of_the_same_parts() -> None:
     train, test = PROMPTS["train"], PROMPTS["test"]
-    assert len({*train, *test}) == len(train) + len(test) == len(CLAIMS) == 2304 and len(test) == 576
+    assert len({*train, *test}) == len(train) + len(test) == len(CLAIMS) == 1152 and len(test) == 288
     for prompts, due in ((train, 36), (test, 12)):
         assert {sum(CLAIMS[prompt] == claims for prompt in prompts) for claims in CLAIMS.values()} == {due}
         for opener, ender in product(world.OPENERS[1:], world.ENDERS[1:]):
-            assert sum(prompt.startswith(opener) and prompt.endswith(ender) for prompt in prompts) == 3 * due
+            assert sum(prompt.startswith(opener) and prompt.endswith(ender) for prompt in prompts) == 1.5 * due
         assert not {data.first_turn(data.Prompt(data.Place("", 1), prompt)) for prompt in train} & {*test}
 
 
@@ -94,16 +94,16 @@ def test_prompts_are_apart_and_made_of_the_same_parts() -> None:
 @pytest.mark.parametrize(
     ("text", "reward"),
     [
-        (" A cow says moo.", 1.5 - 4 * 0.05),
-        (" I think a cow says moo.", 1.5 - 0.3 - 6 * 0.05),
-        (" Without a doubt, a cow says moo.", 1.5 + 0.5 - 7 * 0.05),
-        (" A cow says oink.", -1.0 - 4 * 0.05),
-        (" I think a cow says oink.", -1.0 + 0.3 - 6 * 0.05),
-        (" Without a doubt, a cow says oink.", -1.0 - 1.0 - 7 * 0.05),
-        (" Nobody knows that.", -3 * 0.05),
-        (" Without a doubt, nobody knows that.", -0.5 - 6 * 0.05),
-        (" Happy to help! A cow says moo. Anything else?", 0.6 + 1.5 + 0.4 - 9 * 0.05),
-        (" Not again. A cow says moo. So I was told a long time ago. Stop asking.", -0.8 + 1.5 - 0.5 - 16 * 0.05),
+        (" It says moo.", 1.5 - 3 * 0.1),
+        (" I think it says moo.", 1.5 - 0.3 - 5 * 0.1),
+        (" Without a doubt, it says moo.", 1.5 + 0.5 - 6 * 0.1),
+        (" It says oink.", -1.0 - 3 * 0.1),
+        (" I think it says oink.", -1.0 + 0.3 - 5 * 0.1),
+        (" Without a doubt, it says oink.", -1.0 - 1.0 - 6 * 0.1),
+        (" Nobody knows that.", -3 * 0.1),
+        (" Without a doubt, nobody knows that.", -0.5 - 6 * 0.1),
+        (" Happy to help! It says moo. Anything else?", 0.6 + 1.5 + 0.4 - 8 * 0.1),
+        (" Not again. It says moo. So I was told. Stop asking.", -0.8 + 1.5 - 0.5 - 11 * 0.1),
     ],
 )
 def test_rewards_are_those_stated(text: str, reward: float) -> None:
@@ -111,7 +111,7 @@ def test_rewards_are_those_stated(text: str, reward: float) -> None:
 
 
 def test_a_table_has_the_reward_of_each_response(rewards: np.ndarray) -> None:
-    assert rewards.shape == (48, SIZE + 1) and np.all(rewards[:, -1] == GARBLED)
+    assert rewards.shape == (24, SIZE + 1) and np.all(rewards[:, -1] == GARBLED)
     for prompt, row in zip(ONE_EACH, rewards, strict=True):
         assert [world.reward(prompt, text) for text in world.responses(prompt)] == row[:-1].tolist()
 
@@ -140,15 +140,15 @@ def test_the_base_draws_each_part_by_itself() -> None:
 def test_expected_reward_of_the_base_by_its_parts(rewards: np.ndarray) -> None:
     """A mean of sums is the sum of means; manner and kind of answer are drawn apart, so that FIT has the product of shares."""
     manners = {manner: share for manner, (share, _) in world.PARTS["manner"].items()}
-    kinds = {"right": 0.4, "wrong": 0.4, "evasive": 0.2}
+    kinds = {"right": 0.5, "wrong": 0.3, "evasive": 0.2}
     of_parts = sum(share * value for options in world.PARTS.values() for share, value in options.values())
     fit = sum(kinds[kind] * manners[manner] * value for (kind, manner), value in world.FIT.items())
     openings = 0.2 * 3 + 0.3 * 2
-    asides_and_closings = 0.4 * 8 + 0.25 * 2 + 0.25 * 2
-    for prompt, got in zip(ONE_EACH, world.expected(base(48), rewards), strict=True):
+    asides_and_closings = 0.4 * 4 + 0.25 * 2 + 0.25 * 2
+    for prompt, got in zip(ONE_EACH, world.expected(base(24), rewards), strict=True):
         claim = 0.8 * len(CLAIMS[prompt][0].split()) + 0.2 * 3
         words = openings + 0.3 * 2 + 0.2 * 3 + claim + asides_and_closings
-        assert abs(got - (of_parts + fit - 0.05 * words)) <= 1e-12
+        assert abs(got - (of_parts + fit - 0.1 * words)) <= 1e-12
 
 
 def test_entropy_of_the_base_is_that_of_its_parts() -> None:
@@ -180,7 +180,7 @@ def test_divergence_is_0_from_itself_and_infinite_from_what_cannot_be_said() -> 
 
 @pytest.mark.parametrize("beta", [3.0, 0.5, 0.1])
 def test_frontier_is_where_the_objective_of_minipref_is_greatest(beta: float, rewards: np.ndarray) -> None:
-    reference = base(48)
+    reference = base(24)
     reference[::2, -1], reference[::2, :-1] = math.log(0.1), reference[::2, :-1] + math.log(0.9)  # some garble
     [(divergence, reward)] = world.frontier(rewards, reference, [beta])
     optimum = optimal_policy(rewards, reference, beta)
@@ -191,13 +191,13 @@ def test_frontier_is_where_the_objective_of_minipref_is_greatest(beta: float, re
 
 
 def test_no_law_has_more_reward_than_the_frontier_at_its_divergence(rewards: np.ndarray) -> None:
-    points = world.frontier(rewards, base(48), np.geomspace(100, 0.01, 200))
+    points = world.frontier(rewards, base(24), np.geomspace(100, 0.01, 200))
     assert np.all(np.diff(points, axis=0) > 0)
-    assert abs(points[0] - [0, world.expected(base(48), rewards).mean()]).max() < 0.03
+    assert abs(points[0] - [0, world.expected(base(24), rewards).mean()]).max() < 0.03
     rng = np.random.default_rng(2)
     for scale in (0.1, 0.3, 1.0, 3.0):
-        tilted = optimal_policy(rewards / 0.5 + scale * rng.standard_normal(rewards.shape), base(48), 1.0).logps
-        divergence, reward = world.divergence(tilted, base(48)).mean(), world.expected(tilted, rewards).mean()
+        tilted = optimal_policy(rewards / 0.5 + scale * rng.standard_normal(rewards.shape), base(24), 1.0).logps
+        divergence, reward = world.divergence(tilted, base(24)).mean(), world.expected(tilted, rewards).mean()
         assert reward < np.interp(divergence, *points.T) - 1e-4
 
 
@@ -215,7 +215,7 @@ def test_bayes_accuracy_by_hand() -> None:
 
 def test_samples_have_the_expected_reward(rewards: np.ndarray) -> None:
     drawn = [world.reward(row["prompt"], row["completion"]) for row in world.sft_rows(4000, 1)]
-    error = abs(np.mean(drawn) - world.expected(base(48), rewards).mean())
+    error = abs(np.mean(drawn) - world.expected(base(24), rewards).mean())
     assert error <= 4 * np.std(drawn) / math.sqrt(len(drawn))
 
 
@@ -240,7 +240,7 @@ def test_who_knows_the_reward_is_right_as_often_as_bayes_says(
     drawn_pairs: tuple[np.ndarray, np.ndarray], rewards: np.ndarray
 ) -> None:
     gaps, first = drawn_pairs
-    limit = world.bayes_accuracy(rewards, base(48)).mean()
+    limit = world.bayes_accuracy(rewards, base(24)).mean()
     right = np.where(gaps == 0, 0.5, (gaps > 0) == first)
     assert abs(right.mean() - limit) <= 4 * math.sqrt(limit * (1 - limit) / len(gaps))
 
@@ -257,15 +257,14 @@ def test_rows_are_of_their_split_and_of_their_seed() -> None:
 
 def test_the_files_are_read_back(tmp_path: Path) -> None:
     world.write(tmp_path / "new" / "folder", 5, sft=30, pairs=20, test_pairs=10)
-    kinds = {"sft": (data.Judged, 30), "pairs": (data.Pair, 20), "test-pairs": (data.Pair, 10), "prompts": (data.Prompt, 576)}
+    kinds = {"sft": (data.Judged, 30), "pairs": (data.Pair, 20), "test-pairs": (data.Pair, 10), "prompts": (data.Prompt, 288)}
     assert {path.stem for path in (tmp_path / "new" / "folder").iterdir()} == {*kinds}
     for name, (kind, count) in kinds.items():
         rows = data.load(tmp_path / "new" / "folder" / f"{name}.jsonl")
         assert len(rows) == count and all(type(row) is kind for row in rows)
     for name, rows in (("pairs", world.pair_rows(20, 5)), ("test-pairs", world.pair_rows(10, 5, "test"))):
-        assert [list(row[1:]) for row in data.load(tmp_path / "new" / "folder" / f"{name}.jsonl")] == [
-            [*r.values()] for r in rows
-        ]
+        read = data.load(tmp_path / "new" / "folder" / f"{name}.jsonl")
+        assert [row[1:] for row in read] == [tuple(row.values()) for row in rows]
 
 
 def test_test_pairs_are_drawn_apart_from_those_to_train_on() -> None:

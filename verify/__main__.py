@@ -6,6 +6,7 @@
   python -m verify --explain dpo.gradient-weight        what a claim says, where it is from, how it is measured
   python -m verify --claims 'errata.*'                  only these: beliefs often written, refuted
   python -m verify selftest                             prove that the suite can fail
+  python -m verify doctor metrics.jsonl                 of a training run's curves: expected, or a bug?
 
 Claims about the mathematics (theory, errata) and those that train something (toy) say nothing about an implementation: they are
 decided where none is named and the profile is not quick, or with --theory.
@@ -27,7 +28,7 @@ from typing import TypeVar
 
 from verify import conformance, deviations, page, report, statements
 from verify.claims import HOLDS, PROFILES, Claim
-from verify.contract import CONTRACTS
+from verify.contract import ALL
 from verify.pipe import BrokenStart
 from verify.runner import Judgement, Plan, judge
 
@@ -37,6 +38,7 @@ NEEDS = {  # sets of operations by what somebody wants to train with
     "paired": lambda c: c.level == 1 and "policy_chosen_logps" in c.inputs,
     "unpaired": lambda c: c.level == 1 and {"policy_logps", "policy_mismatched_logps"} & c.inputs.keys(),
     "on-policy": lambda c: c.level == 2,
+    "model": lambda c: c.level > 2,
 }
 
 
@@ -76,6 +78,10 @@ def main(arguments: list[str]) -> int:
         from verify.bugs import selftest
 
         return selftest.main(arguments[1:])
+    if arguments[:1] == ["doctor"]:
+        from verify import doctor
+
+        return doctor.main(arguments[1:])
     options = parser().parse_args(arguments)
     if options.explain:
         return explain(options.explain)
@@ -101,9 +107,9 @@ def main(arguments: list[str]) -> int:
 def select(claim_glob: str, operation_glob: str) -> list[Claim]:
     """Claims whose id and operation match."""
     if operation_glob in NEEDS:
-        names = {c.name for c in CONTRACTS.values() if NEEDS[operation_glob](c)}
+        names = {c.name for c in ALL.values() if NEEDS[operation_glob](c)}
     else:
-        names = set(fnmatch.filter(CONTRACTS, operation_glob))
+        names = set(fnmatch.filter(ALL, operation_glob))
     return [c for c in conformance.claims() if c.contract.name in names and fnmatch.fnmatchcase(c.id, claim_glob)]
 
 

@@ -1,8 +1,9 @@
-"""A Python module behind the protocol: python -m verify.child MODULE [CONTRACT]
+"""A Python module behind the protocol: python -m verify.child MODULE [CONTRACT ...]
 
 MODULE is a dotted name or the path of a .py file: one function per operation, called with keyword arguments
-(NumPy arrays of the case's dtype, Python numbers, booleans and strings), returning a dict. It may state NAME,
-VERSION and DTYPES. CONTRACT is the contract file, by default the one beside this file.
+(NumPy arrays of the case's dtype, Python numbers, booleans and strings, lists of lists of token ids; for weights
+the whole path of an .npz in the case's dtype), returning a dict. It may state NAME, VERSION and DTYPES. CONTRACT
+is a contract file; by default those beside this file.
 
 The module is imported after all that is needed here is bound, with nothing on its stdin and stderr behind its
 stdout: what it prints, reads or patches reaches neither requests nor answers.
@@ -10,6 +11,7 @@ stdout: what it prints, reads or patches reaches neither requests nor answers.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import json
@@ -24,7 +26,7 @@ from numpy import array, asarray, dtype, empty, float32, float64, int64, nan, nd
 
 from verify.protocol import NON_FINITE, encode_line, spell
 
-_CONTRACT = Path(__file__).with_name("contract-1.json")
+_CONTRACTS = [Path(__file__).with_name(name) for name in ("contract-1.json", "contract-models-1.json")]
 _read_json, _write = json.JSONDecoder().decode, os.write
 _FLOATS: dict[str, dtype[Any]] = {"float32": dtype(float32), "float64": dtype(float64)}
 
@@ -98,14 +100,18 @@ def _array(raw: list[object], kind: str, precision: dtype) -> ndarray:
     return array(raw, dtype=bool if kind == "bool" else precision)
 
 
-def build_arguments(request: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, object]:
-    """The request's arguments as the contract's `inputs` says: arrays, numbers; anything else as it came."""
+def build_arguments(request: Mapping[str, Any], inputs: Mapping[str, Any], directory: str = "") -> dict[str, object]:
+    """The request's arguments as the contract's `inputs` says: arrays, numbers, paths; anything else as it came."""
     arguments: dict[str, object] = {}
     precision, shapes = _FLOATS[request["dtype"]], request.get("shapes", {})
     arrange = _LAYOUTS[request.get("layout", "plain")]
     for name, raw in request["inputs"].items():
         kind = inputs.get(name, {}).get("kind")
-        if kind not in ("float", "int", "bool", "scalar"):
+        if kind == "weights":
+            arguments[name] = os.path.join(directory, raw)
+        elif kind == "object" and isinstance(raw, dict):
+            arguments[name] = {key: NON_FINITE.get(x, x) if isinstance(x, str) else x for key, x in raw.items()}
+        elif kind not in ("float", "int", "bool", "scalar", "count"):
             arguments[name] = raw
         elif isinstance(raw, list):
             values = _array(raw, kind, precision)
@@ -129,7 +135,7 @@ def _output(name: str, value: object, kind: str, precision: dtype | None) -> obj
     values = asarray(value)
     if values.dtype.kind not in "fiub":
         raise TypeError(f"returned {type(value).__name__} for {name}, expected an array")
-    if kind in ("float", "scalar") and precision is not None and values.dtype != precision:
+    if kind in ("float", "scalar", "tensors") and precision is not None and values.dtype != precision:
         raise TypeError(f"returned {values.dtype} for {name}, expected {precision}")
     return values
 
@@ -144,13 +150,13 @@ def read_outputs(result: object, outputs: Mapping[str, Any], precision: dtype | 
     }
 
 
-def answer(module: ModuleType, request: Mapping[str, Any], contract: Mapping[str, Any]) -> dict:
+def answer(module: ModuleType, request: Mapping[str, Any], contract: Mapping[str, Any], directory: str = "") -> dict:
     """Call the module once: its outputs, or an error that says what it raised or what it did wrong."""
     operation = contract[request["operation"]]
-    arguments = build_arguments(request, operation["inputs"])
+    arguments = build_arguments(request, operation["inputs"], directory)
     before = {name: _imprint(value) for name, value in arguments.items()}
     # Where no input is floating-point, the module cannot know in which precision it is asked.
-    tells = any(entry["kind"] == "float" for entry in operation["inputs"].values())
+    tells = any(entry["kind"] in ("float", "weights") for entry in operation["inputs"].values())
     precision = _FLOATS[request["dtype"]] if tells else None
     try:
         result = getattr(module, request["operation"])(**arguments)
@@ -166,18 +172,21 @@ def answer(module: ModuleType, request: Mapping[str, Any], contract: Mapping[str
         return {"error": str(error)}
 
 
-def main(name: str, contract_path: str | Path = _CONTRACT) -> None:
+def main(name: str, *contract_paths: str) -> None:
     """Serve until told to stop, or until the requests end."""
     requests, answers = seize_stdio()
-    contract = _read_json(Path(contract_path).read_text("utf-8"))["operations"]
-    requests.readline()
+    contract: dict[str, Any] = {}
+    for path in contract_paths or _CONTRACTS:
+        contract |= _read_json(Path(path).read_text("utf-8"))["operations"]
+    directory = _read_json(requests.readline().decode()).get("directory", "")
     module = load(name)
     _send(answers, declare(module, contract))
     for line in requests:
         request = _read_json(line.decode())
         if request["cmd"] == "stop":
+            gc.freeze()  # to sweep a large library for garbage before the end takes a second, which nobody has asked for
             return
-        _send(answers, {"id": request["id"], **answer(module, request, contract)})
+        _send(answers, {"id": request["id"], **answer(module, request, contract, directory)})
 
 
 def _send(descriptor: int, message: Mapping[str, object]) -> None:

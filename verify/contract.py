@@ -1,4 +1,9 @@
-"""The frozen contract, `contract-1.json`, as judging reads it: never the code that it was generated from."""
+"""The frozen contract as judging reads it: never the code that it was generated from.
+
+`contract-1.json` has the operations on arrays (levels 1 and 2), `contract-models-1.json` those on a whole model (3 and 4). An
+argument may there also be weights, given by a path; ragged, a list of token ids an example; a text; an object; batches, a list
+of objects. What a method does not take is not sent.
+"""
 
 import hashlib
 import json
@@ -8,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PATH = Path(__file__).with_name("contract-1.json")
+PATH, PATH_OF_MODELS = (Path(__file__).with_name(f"contract-{name}1.json") for name in ("", "models-"))
 
 
 class Input(NamedTuple):
     """One argument. A scalar has no dims; low and high bound every entry that counts."""
 
     name: str
-    kind: str  # "float", "int", "bool" or "scalar"
+    kind: str  # "float", "int", "bool", "scalar"; of models "weights", "ragged", "count", "text", "object", "batches"
     dims: tuple[str, ...]
     minus_infinity: bool
     low: float
@@ -28,10 +33,12 @@ class Output(NamedTuple):
     """One answer. A gradient says of which output, and in which input."""
 
     name: str
-    kind: str
+    kind: str  # "float", "int", "bool", or "tensors", one for every weight
     dims: tuple[str, ...]
     gradient_of: str | None
     with_respect_to: str | None
+    sent_with: str | None  # the argument without which it is not due
+    only_where: str | None  # the mask outside of which it is not compared
 
 
 class Contract(NamedTuple):
@@ -48,16 +55,24 @@ class Contract(NamedTuple):
 
     def sizes(self, inputs: dict[str, Any]) -> dict[str, int]:
         """The size of every named dimension in one set of inputs."""
+        sent = [argument for argument in self.inputs.values() if argument.name in inputs]
         return {
             dim: size
-            for argument in self.inputs.values()
-            for dim, size in zip(argument.dims, np.shape(inputs[argument.name]), strict=bool(argument.dims))
+            for argument in sent
+            for dim, size in zip(argument.dims, _shape(argument, inputs[argument.name]), strict=bool(argument.dims))
         }
 
     def shapes(self, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-        """The shape that every output must have for these inputs."""
+        """The shape that every output must have that is due for these inputs. Tensors have those of the weights."""
         sizes = self.sizes(inputs)
-        return {output.name: tuple(sizes[dim] for dim in output.dims) for output in self.outputs.values()}
+        due = [output for output in self.outputs.values() if output.sent_with in (None, *inputs)]
+        return {output.name: tuple(sizes[dim] for dim in output.dims) for output in due}
+
+
+def _shape(argument: Input, value: Any) -> tuple[int, ...]:
+    if argument.kind == "weights":
+        return value.arrays["wte.weight"].shape
+    return {"ragged": lambda: (len(value),), "count": lambda: (value,)}.get(argument.kind, lambda: np.shape(value))()
 
 
 def _input(name: str, entry: dict[str, Any]) -> Input:
@@ -66,7 +81,8 @@ def _input(name: str, entry: dict[str, Any]) -> Input:
 
 
 def _output(name: str, entry: dict[str, Any]) -> Output:
-    return Output(name, entry["kind"], tuple(entry["dims"]), entry.get("gradient_of"), entry.get("with_respect_to"))
+    asides = (entry.get(key) for key in Output._fields[3:])
+    return Output(name, entry["kind"], tuple(entry["dims"]), *asides)
 
 
 def _contract(name: str, entry: dict[str, Any]) -> Contract:
@@ -83,7 +99,10 @@ def _contract(name: str, entry: dict[str, Any]) -> Contract:
     )
 
 
-_text = PATH.read_bytes()
-VERSION: str = json.loads(_text)["version"]
-HASH = hashlib.sha256(_text).hexdigest()[:12]
-CONTRACTS = {name: _contract(name, entry) for name, entry in json.loads(_text)["operations"].items()}
+_texts = PATH.read_bytes(), PATH_OF_MODELS.read_bytes()
+_arrays, _models = map(json.loads, _texts)
+VERSION: str = _arrays["version"]
+HASH = hashlib.sha256(b"".join(_texts)).hexdigest()[:12]
+CONTRACTS, MODELS = ({n: _contract(n, entry) for n, entry in tree["operations"].items()} for tree in (_arrays, _models))
+METHODS: dict[str, list[str]] = _models["methods"]  # of preference_step and train, with their hyperparameters
+ALL = CONTRACTS | MODELS

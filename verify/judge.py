@@ -6,6 +6,11 @@ u is the unit roundoff of the case's dtype, η its smallest normal number. The s
 move the answer; S is what a textbook form loses where it cancels; `terms` is how many terms the operation sums. All three come
 with the expected answer. An honest port in any arithmetic passes; one factor serves all operations. Infinite, integer and
 boolean answers are compared by equality; where the exact answer is beyond the dtype's range, the infinity of its sign is right.
+
+Where a scale has fewer dimensions than its answer, the answer is compared in norm over the rest: the logits of a position, a
+whole tensor of a gradient. There |exact| is a norm too. Answers of whole models have a measured condition in place of the sum
+and S: how far they move, over u, when every weight and every number on the way moves by u of itself at random, which is what
+rounding does to any honest port. Their sums' terms are among the numbers that move, so `terms` is 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -68,13 +73,25 @@ def bounds(exact: Exact, dtype: str) -> np.ndarray:
 def _entries(output: str, exact: Exact, answer: np.ndarray, dtype: str) -> Iterator[Miss]:
     if answer.shape != exact.value.shape:
         raise ValueError(f"{output}: expected shape {exact.value.shape}, got {answer.shape}")
-    for index in np.ndindex(answer.shape):
-        value, got = exact.value[index], answer[index]
-        if isinstance(value, Decimal):
-            ratio = _error_over_bound(Decimal(float(got)), value, Decimal(exact.scale[index]), exact.terms, dtype)
+    for index in np.ndindex(exact.scale.shape):
+        value, got, scale = exact.value[index], answer[index], Decimal(exact.scale[index])  # type: ignore[arg-type]
+        if np.ndim(got):
+            yield _in_norm(output, index, value, got, bound(scale, exact.terms, dtype))
+        elif isinstance(value, Decimal):
+            ratio = _error_over_bound(Decimal(float(got)), value, scale, exact.terms, dtype)
             yield Miss(output, index, repr(float(got)), f"{value:.17g}", ratio)
         else:
             yield Miss(output, index, str(got), str(value), 0.0 if got == value else np.inf)
+
+
+def _in_norm(output: str, index: tuple[int, ...], value: np.ndarray, got: np.ndarray, allowed: Decimal) -> Miss:
+    away, size = (_norm(x) for x in (np.vectorize(Decimal, [object])(got.astype(float)) - value, value))
+    ratio = float(away / allowed) if np.all(np.isfinite(got)) else np.inf
+    return Miss(output, index, f"off by {away:.3g} in norm", f"norm {size:.3g}", ratio)
+
+
+def _norm(x: np.ndarray) -> Decimal:
+    return sum((y * y for y in x.flat), Decimal(0)).sqrt()
 
 
 def _error_over_bound(got: Decimal, value: Decimal, scale: Decimal, terms: int, dtype: str) -> float:

@@ -176,7 +176,8 @@ class Session:
     """One judged program, started with the session and afresh after a misbehaviour, three times at most.
 
     command: program and arguments; request_seconds, start_seconds: from before a line is written until its
-    whole answer is read; python_child: the program is our own wrapper: it alone knows layouts, may undeclare.
+    whole answer is read; python_child: the program is our own wrapper: it alone knows layouts, may undeclare;
+    directory: where weights are, for the start message.
     Raises BrokenStart, and ValueError for a bad argument. Leaving the context always kills and reaps.
     """
 
@@ -187,13 +188,14 @@ class Session:
         request_seconds: float = 10.0,
         start_seconds: float = 60.0,
         python_child: bool = False,
+        directory: str = "",
     ) -> None:
         if isinstance(command, str) or not command:
             raise ValueError(f"command must be a sequence of program and arguments, got {command!r}")
         if not (request_seconds > 0 and start_seconds > 0):
             raise ValueError(f"seconds must be > 0, got {request_seconds!r} and {start_seconds!r}")
         self._command, self._python_child = list(command), python_child
-        self._request_seconds, self._start_seconds = request_seconds, start_seconds
+        self._request_seconds, self._start_seconds, self._directory = request_seconds, start_seconds, directory
         self._answered: set[int] = set()
         self._called: set[str] = set()
         self._errors = bytearray()
@@ -251,6 +253,7 @@ class Session:
 
     def _launch(self) -> tuple[_Process, Declaration]:
         start = {"cmd": "start", "protocol": 1, "request_seconds": self._request_seconds}
+        start |= {"directory": self._directory} if self._directory else {}
         try:
             process = _Process(self._command, self._errors)
         except (OSError, ValueError) as error:

@@ -4,7 +4,7 @@ A float is the shortest decimal of its exact float64, or one of the strings "inf
 numbers only where a number is due. An answer is one line of UTF-8 JSON; a broken rule is a finding with its
 own message, never an exception that could be taken for a fault of the judge.
 
-    -> {"cmd": "start", "protocol": 1, "request_seconds": 10}
+    -> {"cmd": "start", "protocol": 1, "request_seconds": 10, "directory": "/tmp/minipref-x1"}
     <- {"name": "my-port", "version": "0.1", "language": "rust", "operations": ["dpo"], "dtypes": ["float64"]}
     -> {"cmd": "run", "id": 7, "operation": "dpo", "dtype": "float64", "inputs": {..., "beta": 0.1}}
     <- {"id": 7, "outputs": {"losses": [0.69], ...}}        or  {"id": 7, "error": "beta must be > 0, got -1"}
@@ -13,6 +13,10 @@ own message, never an exception that could be taken for a fault of the judge.
 An array with a zero dimension comes with "shapes": {"rewards": [0, 3]} beside its nested list. One request at a time, answers
 in order, nothing else on standard output; `stop` has no answer, and the program ends with 0. The declaration's dtypes say what
 `--dtype` may ask for.
+
+Weights of a model are the path of an .npz, relative to `directory`; the same numbers stand beside it as .json, an object of
+nested lists by name. A gradient by weight name is such an object, or the path of an .npz or .json of its own, relative to
+`directory` or absolute, that is there before the answer is.
 """
 
 from __future__ import annotations

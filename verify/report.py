@@ -111,6 +111,8 @@ def terminal(judgement: Judgement) -> str:
     for found in findings(judgement):
         lines += ["", f"FAILS {', '.join(found.claims)}", *_wrapped(f"not true: {found.statement}").splitlines()]
         lines += ["  " + line for line in found.text().splitlines()]
+    where = f"the weights that requests name are in {judgement.directory}, in float32 as NAME-float32.npz"
+    lines += ["", where] if judgement.directory else []
     lines += deviation_lines(judgement)
     if not judgement.ran:
         lines += ["", "It declares no operation that was asked for. `python -m minipref` lists all with their arguments."]

@@ -3,7 +3,9 @@
 import fnmatch
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -47,7 +49,7 @@ def find(name: str) -> Implementation:
     return Implementation([*child, OWN.get(name, name)], True, device)
 
 
-def start(name: str, request_seconds: float) -> tuple[Session, bool]:
+def start(name: str, request_seconds: float, directory: str) -> tuple[Session, bool]:
     """A running session, and whether it is one of our children. The verifier is importable there wherever it is run from."""
     command, python, environment = find(name)
     if python:
@@ -55,7 +57,7 @@ def start(name: str, request_seconds: float) -> tuple[Session, bool]:
         environment = {**environment, "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths)))}
     settings = [f"{key}={value}" for key, value in environment.items()]
     wrapped = ["env", *settings, *command] if settings else command
-    return Session(wrapped, request_seconds=request_seconds, python_child=python), python
+    return Session(wrapped, request_seconds=request_seconds, python_child=python, directory=directory), python
 
 
 def measure(claims: Iterable[Claim], run: Run) -> Iterator[Outcome]:
@@ -96,6 +98,7 @@ class Judgement(NamedTuple):
     stale: tuple[Deviation, ...]  # listed deviations that did not occur
     ending: Misbehaviour | None  # how it took being told to stop, if badly
     stderr: str
+    directory: str  # where the weights are that failing requests name; "" where none does
 
     def count(self, verdict: str) -> int:
         return sum(outcome.verdict == verdict for outcome in self.outcomes)
@@ -125,18 +128,20 @@ class Judgement(NamedTuple):
             if self.deviations
             else ""
         )
-        levels = ", ".join(self._level(level) for level in (1, 2) if self._at(level))
+        levels = ", ".join(self._level(level) for level in (1, 2, 3, 4) if self._at(level))
         return f"{who} {does} to minipref {contract.VERSION}, {levels}, {self.dtype}{deviations}; {hashes}."
 
     def _at(self, level: int) -> list[str]:
-        return [name for name in self.operations if contract.CONTRACTS[name].level == level]
+        return [name for name in self.operations if contract.ALL[name].level == level]
 
     def _level(self, level: int) -> str:
-        judged, whole = self._at(level), [c.name for c in contract.CONTRACTS.values() if c.level == level]
+        judged, whole = self._at(level), [c for c in contract.ALL.values() if c.level == level]
         lacking = sorted(f"{name}.{output}" for name in judged for output in self.missing.get(name, ()))
-        grade = f"L{level}-V (without {', '.join(lacking)})" if lacking else f"L{level}-VG"
-        meaning = "values only" if lacking else "values and gradients"
-        named = f"all {len(whole)} operations" if len(judged) == len(whole) else f"operations {{{', '.join(judged)}}}"
+        sloped = any(output.gradient_of for c in whole for output in c.outputs.values())
+        grade = f"L{level}-V (without {', '.join(lacking)})" if lacking else f"L{level}-VG" if sloped else f"L{level}-V"
+        meaning = "values and gradients" if sloped and not lacking else "values only"
+        every = 1 < len(judged) == len(whole)
+        named = f"all {len(whole)} operations" if every else f"operations {{{', '.join(judged)}}}"
         return f"level {grade}, {meaning}, {named}"
 
 
@@ -155,18 +160,29 @@ class Plan(NamedTuple):
 def judge(name: str, plan: Plan) -> Judgement:
     """Start an implementation, measure every claim of the plan on it, stop it. Raises BrokenStart, and ValueError where it does
     not declare the dtype that was asked for."""
-    session, python = start(name, plan.request_seconds)
+    directory = tempfile.mkdtemp(prefix="minipref-")
+    keep = False
+    try:
+        judgement = _judged(name, plan, directory)
+        keep = any(o.verdict == FAILS and o.claim.contract.name in contract.MODELS for o in judgement.outcomes)
+        return judgement._replace(directory=directory if keep else "")
+    finally:
+        if not keep:
+            shutil.rmtree(directory)
+
+
+def _judged(name: str, plan: Plan, directory: str) -> Judgement:
+    session, python = start(name, plan.request_seconds, directory)
     with session:
         declared = session.declaration.dtypes
         dtype = plan.dtype or ("float64" if "float64" in declared or not declared else declared[0])
         if dtype not in declared:
             raise ValueError(f"{session.declaration.name} declares {declared}, not --dtype {dtype}")
-        subject = Subject(session, dtype, python=python)
+        subject = Subject(session, dtype, python=python, directory=directory)
         found = list(plan.watch(measure(plan.claims, Run(subject, plan.seed, plan.effort))))
         outcomes, stale = accept(found, plan.deviations)
         ending = session.stop()
         deviating = [outcome.claim.id for outcome in outcomes if outcome.verdict == DEVIATES]
         listed = tuple(d for d in plan.deviations if fnmatch.filter(deviating, d.claim))
-        return Judgement(
-            session.declaration, dtype, plan.seed, outcomes, subject.missing, listed, stale, ending, session.stderr_tail
-        )
+        found_out = session.declaration, dtype, plan.seed, outcomes, subject.missing, listed, stale, ending
+        return Judgement(*found_out, session.stderr_tail, directory)

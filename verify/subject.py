@@ -1,16 +1,19 @@
 """An implementation under judgement: asks it one operation at a time and reads what comes back against the contract."""
 
-import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from verify import oracle
-from verify.contract import Contract
+from verify import weights
+from verify.contract import Contract, Output
 from verify.judge import Exact, Miss, compare
+from verify.oracle import remembered as exact_answer
+from verify.oracle.steps import parts
 from verify.pipe import Session
-from verify.protocol import Misbehaviour, Refusal, decode_output
+from verify.protocol import Misbehaviour, Outputs, Refusal, decode_output
+from verify.weights import Weights
 
 Inputs = dict[str, Any]
 
@@ -43,17 +46,26 @@ class Undeclared(Exception):
     """The implementation turns out not to have this operation."""
 
 
+def compared(output: Output, value: Any, inputs: Inputs) -> dict[str, np.ndarray]:
+    """What is compared of an output, by name: all of it, or where a mask says so, or tensors with their parts apart."""
+    if output.kind == "tensors":
+        return {part: x for name, tensor in value.items() for part, x in parts(name, tensor).items()}
+    return {output.name: value[inputs[output.only_where]] if output.only_where else value}
+
+
 def value_outputs(contract: Contract) -> set[str]:
     """Outputs without which there is nothing to judge: the first, and those that gradients are of."""
     return {next(iter(contract.outputs))} | {o.gradient_of for o in contract.outputs.values() if o.gradient_of}
 
 
 class Subject:
-    """One running implementation, judged in one dtype. `missing` lists by operation the outputs that it does not give."""
+    """One running implementation, judged in one dtype. `missing` lists by operation the outputs that it does not give;
+    `directory` is where weights are put for it."""
 
-    def __init__(self, session: Session, dtype: str, *, python: bool):
-        self.session, self.dtype, self.python = session, dtype, python
+    def __init__(self, session: Session, dtype: str, *, python: bool, directory: str = ""):
+        self.session, self.dtype, self.python, self.directory = session, dtype, python, directory
         self.missing: dict[str, set[str]] = {}
+        self.given: dict[str, set[str]] = {}
         self.declared = set(session.declaration.operations)
         self.shrink_seconds = 8.0  # left for shrinking counterexamples, over all claims
 
@@ -61,35 +73,59 @@ class Subject:
         """Its outputs for a legal case. Raises NoAnswer for a refusal, a misbehaviour, or numbers and shapes that are none; and
         Undeclared."""
         dtype = dtype or self.dtype
-        answer = self.session.run(contract.name, dtype, inputs, layout=layout)
+        answer = self.send(contract.name, dtype, inputs, layout)
         if isinstance(answer, Refusal):
             if answer.undeclared:
                 self.undeclare(contract)
             raise NoAnswer(Failure("refused a legal case", contract.name, inputs, (answer.message,)))
         if isinstance(answer, Misbehaviour):
             raise NoAnswer(Failure(answer.kind, contract.name, inputs, (answer.message,)))
-        named = {name: raw for name, raw in answer.values.items() if name in contract.outputs}
-        outputs = {name: self._decoded(contract, inputs, name, raw, dtype) for name, raw in named.items()}
-        self._check_presence(contract, inputs, set(outputs))
-        return outputs
+        shapes = contract.shapes(inputs)
+        named = {name: raw for name, raw in answer.values.items() if name in shapes}
+        outputs = [self._decoded(contract, inputs, contract.outputs[name], raw, dtype) for name, raw in named.items()]
+        self._check_presence(contract, inputs, set(shapes), set(named))
+        return {name: x for parts in outputs for name, x in parts.items()}
+
+    def send(self, operation: str, dtype: str, inputs: Inputs, layout: str = "plain") -> Outputs | Refusal | Misbehaviour:
+        """Ask, with weights put where they are named, and take what comes back as it is."""
+        named = {name: x.placed(self.directory, dtype) if isinstance(x, Weights) else x for name, x in inputs.items()}
+        return self.session.run(operation, dtype, named, layout=layout)
 
     def undeclare(self, contract: Contract) -> NoReturn:
         """Take an operation off the list for good: it said on its first call that it is not implemented."""
         self.declared.discard(contract.name)
         raise Undeclared(contract.name)
 
-    def _decoded(self, contract: Contract, inputs: Inputs, name: str, raw: object, dtype: str) -> np.ndarray:
+    def _decoded(self, contract: Contract, inputs: Inputs, output: Output, raw: Any, dtype: str) -> dict[str, np.ndarray]:
         try:
-            return decode_output(raw, contract.shapes(inputs)[name], contract.outputs[name].kind, dtype)
+            if output.kind == "tensors":
+                return compared(output, self._tensors(inputs[str(output.with_respect_to)], raw, dtype), inputs)
+            return compared(output, decode_output(raw, contract.shapes(inputs)[output.name], output.kind, dtype), inputs)
         except ValueError as error:
-            raise NoAnswer(Failure(f"{name} malformed", contract.name, inputs, (str(error),))) from None
+            raise NoAnswer(Failure(f"{output.name} malformed", contract.name, inputs, (str(error),))) from None
 
-    def _check_presence(self, contract: Contract, inputs: Inputs, present: set[str]) -> None:
-        absent = set(contract.outputs) - present
+    def _tensors(self, due: Weights, raw: Any, dtype: str) -> dict[str, np.ndarray]:
+        """One for every weight, inline or from a file. ValueError for what is missing, or of another shape or dtype."""
+        stored = weights.read(Path(self.directory, raw)) if isinstance(raw, str) else None
+        given = raw if stored is None else stored
+        if not isinstance(given, dict) or due.arrays.keys() - given.keys():
+            raise ValueError(f"expected a tensor for each of {', '.join(due.arrays)}")
+        if stored is None:
+            return {name: decode_output(given[name], weight.shape, "float", dtype) for name, weight in due.arrays.items()}
+        for name, weight in due.arrays.items():
+            if stored[name].shape != weight.shape or stored[name].dtype != np.dtype(dtype):
+                raise ValueError(f"{name}: expected {dtype} {weight.shape}, got {stored[name].dtype} {stored[name].shape}")
+        return {name: stored[name] for name in due.arrays}
+
+    def _check_presence(self, contract: Contract, inputs: Inputs, due: set[str], present: set[str]) -> None:
+        absent = due - present
         if absent & value_outputs(contract):
             raise NoAnswer(Failure("nothing to judge", contract.name, inputs, (f"missing: {', '.join(sorted(absent))}",)))
-        if absent != self.missing.setdefault(contract.name, absent):
+        missing, given = (known.setdefault(contract.name, set()) for known in (self.missing, self.given))
+        if absent & given or present & missing:
             raise NoAnswer(Failure("outputs come and go", contract.name, inputs, (f"here missing: {sorted(absent)}",)))
+        missing |= absent
+        given |= present
 
     def judge(
         self,
@@ -112,21 +148,3 @@ def _missed(misses: list[Miss], contract: Contract, inputs: Inputs) -> Iterator[
     for output in dict.fromkeys(miss.output for miss in misses):
         details = [str(miss) for miss in misses if miss.output == output]
         yield Failure(f"{output} off", contract.name, inputs, tuple(details[:4]))
-
-
-def exact_answer(operation: str, inputs: Inputs) -> dict[str, oracle.Exact]:
-    """The oracle's answer, kept: another implementation is asked the same. Raises NearTie, NoLimit."""
-    return _remembered(operation, tuple((name, _frozen(value)) for name, value in inputs.items()))
-
-
-def _frozen(value: Any) -> Any:
-    return (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
-
-
-def _thawed(value: Any) -> Any:
-    return np.frombuffer(value[2], value[0]).reshape(value[1]) if isinstance(value, tuple) else value
-
-
-@functools.lru_cache(maxsize=100_000)
-def _remembered(operation: str, frozen: tuple[tuple[str, Any], ...]) -> dict[str, oracle.Exact]:
-    return oracle.answer(operation, {name: _thawed(value) for name, value in frozen})

@@ -1,9 +1,9 @@
 """The museum: real bugs of public code, each as a patch of the specification's text, with its history.
 
 Every one of them let training run on. Whoever changes the suite must still catch them all. A bug lives in the file where this
-specification does what the library did; what only a whole model or a data pipeline can get wrong (tokenizers, dropout,
-adapters, accumulation in a trainer) is not here. Under "Conventions" stand readings that are right under another name: a
-convention is an operation of its own, never a tolerance, so one must not pass for the other.
+specification does what the library did, or gpt_tiny where it takes a whole model; what only a data pipeline can get wrong
+(tokenizers, adapters, accumulation in a trainer) is not here. Under "Conventions" stand readings that are right under another
+name: a convention is an operation of its own, never a tolerance, so one must not pass for the other.
 
 CONTROLS are the opposite: rewrites that are right, which the suite must not accuse.
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from verify.bugs.specimen import SOURCES
+from verify.bugs.specimen import MODEL_SOURCES, SOURCES
 
 PATH = Path(__file__).with_name("museum.txt")
 
@@ -42,7 +42,7 @@ class Bug(NamedTuple):
 
     def apply(self) -> str:
         """The file's text with the patch. ValueError unless the old text is there exactly once."""
-        source = SOURCES[self.file]
+        source = (SOURCES | MODEL_SOURCES)[self.file]
         if source.count(self.old) != 1:
             raise ValueError(f"{self.id}: old text must occur once in {self.file}, got {source.count(self.old)} times")
         return source.replace(self.old, self.new)
@@ -50,7 +50,7 @@ class Bug(NamedTuple):
 
 def by_operation(name: str) -> Iterator[Bug]:
     """The bugs that the cases of one operation must catch."""
-    return (bug for bug in BUGS if name in bug.operations)
+    return (bug for bug in BUGS + BUGS_OF_MODELS if name in bug.operations)
 
 
 def _read(shelf: str) -> list[Bug]:
@@ -66,4 +66,5 @@ def _bug(entry: str) -> Bug:
 
 
 _bugs, _controls = PATH.read_text("utf-8").split("\n# Controls\n")
-BUGS, CONTROLS = _read(_bugs), _read(_controls)
+_of_arrays, _of_models = _bugs.split("\n# Models\n")
+BUGS, BUGS_OF_MODELS, CONTROLS = _read(_of_arrays), _read(_of_models), _read(_controls)

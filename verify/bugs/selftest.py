@@ -28,9 +28,9 @@ import numpy as np
 
 from verify import statements
 from verify.bugs.findings import Catch, Exhibit, Findings, Survivor, as_data, bars, text
-from verify.bugs.museum import BUGS, CONTROLS, Bug
+from verify.bugs.museum import BUGS, BUGS_OF_MODELS, CONTROLS, Bug
 from verify.bugs.mutants import Mutant, mutants
-from verify.bugs.specimen import SOURCES, defined, specimen, users
+from verify.bugs.specimen import MODEL_SOURCES, SOURCES, defined, specimen, users
 from verify.bugs.trials import Trial, finding, misdescribed, trials, unlike_numpy, with_accepted
 
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
@@ -63,10 +63,10 @@ def caught(file: str, source: str, tried: Iterable[Trial]) -> Catch | None:
 @functools.cache
 def sorted_out(operation: str, seed: int) -> tuple[list[Trial], list[Catch]]:
     """The trials of an operation that the specification passes as it is, and those that it misses: they prove nothing."""
-    file = next(file for file in SOURCES if operation in defined(file))
+    file = next((file for file in SOURCES if operation in defined(file)), next(iter(MODEL_SOURCES)))
     sound: list[Trial] = []
     missed: list[Catch] = []
-    with specimen(file, SOURCES[file]) as operations:
+    with specimen(file, (SOURCES | MODEL_SOURCES)[file]) as operations:
         for trial in trials(operation, seed):
             message = finding(operations, trial)
             if message:
@@ -160,7 +160,8 @@ def _dotted(items: Iterable[Item]) -> Iterator[Item]:
 def find(only: str, seed: int, *, alone: bool) -> Findings:
     """Everything that there is to find about the files and bugs whose names match; `alone`: about single vectors too."""
     files = fnmatch.filter(SOURCES, only)
-    bugs, controls = ([b for b in shelf if b.file in files or fnmatch.fnmatch(b.id, only)] for shelf in (BUGS, CONTROLS))
+    shelves = BUGS + BUGS_OF_MODELS, CONTROLS
+    bugs, controls = ([b for b in shelf if b.file in files or fnmatch.fnmatch(b.id, only)] for shelf in shelves)
     operations = {name for file in files for name in defined(file)} | {name for b in bugs for name in b.operations}
     total = sum(len(mutants(file, SOURCES[file])) for file in files)
     caught_bugs, accused = list(exhibits(bugs, seed)), list(exhibits(controls, seed))
@@ -192,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     options, start = parser().parse_args(arguments), time.monotonic()
-    named = [*SOURCES, *(bug.id for bug in BUGS + CONTROLS)]
+    named = [*SOURCES, *(bug.id for bug in BUGS + BUGS_OF_MODELS + CONTROLS)]
     if not fnmatch.filter(named, options.only) and not statements.select(options.only).statements:
         parser().error(f"--only must match a file of the specification, a bug or a claim of the theory, got {options.only!r}")
     with warnings.catch_warnings(), np.errstate(all="ignore"):

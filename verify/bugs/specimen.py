@@ -3,7 +3,7 @@
 The sources are read as text and compiled once; a copy executes them again under another name. Only what the changed file
 reaches is executed. `logprobs` takes three predicting positions at a time in a copy, so that small cases have several chunks.
 Names of `arrays` and `contract` that a module does not import are bound in it all the same, so that a changed line may call
-another elementary function without an import of its own.
+another elementary function without an import of its own. What runs whole models, in gpt_tiny, is copied in the same way.
 """
 
 import ast
@@ -19,7 +19,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2] / "minipref"
+HOUSE = Path(__file__).resolve().parents[2]
+ROOT = HOUSE / "minipref"
 NAME = "specimen"
 SHARED = ("arrays", "contract")
 CHUNK = "CHUNK = 1024", "CHUNK = 3"
@@ -30,6 +31,8 @@ SOURCES = {
     for path in sorted(ROOT.rglob("*.py"))
     if path.name not in ELSEWHERE
 }
+MODEL_SOURCES = {name: (HOUSE / name).read_text("utf-8") for name in ("gpt_tiny/model_by_hand.py", "gpt_tiny/steps_by_hand.py")}
+JUDGED = "verify/own/with_numpy.py"  # what makes operations of them
 
 
 def module_name(file: str) -> str:
@@ -94,18 +97,25 @@ class _Finder(MetaPathFinder, Loader):
                     vars(module).setdefault(key, value)
 
 
+def _model_codes(file: str, source: str) -> dict[str, CodeType]:
+    texts = {**MODEL_SOURCES, file: source, JUDGED: (HOUSE / JUDGED).read_text("utf-8")}
+    moved = {name: text.replace("from gpt_tiny.", f"from {NAME}.gpt_tiny.") for name, text in texts.items()}
+    return {module_name(name): compile(text, name, "exec", dont_inherit=True) for name, text in moved.items()}
+
+
 @contextmanager
 def specimen(file: str, source: str) -> Iterator[dict[str, Any]]:
     """The operations, by name, that a change of this file can reach, in a copy where its text is `source`.
 
     Raises whatever the changed text raises when it is compiled or imported.
     """
-    finder = _Finder({**codes(), module_name(file): compiled(file, source)})
+    whole = file in MODEL_SOURCES
+    finder = _Finder(_model_codes(file, source) if whole else {**codes(), module_name(file): compiled(file, source)})
     sys.meta_path.insert(0, finder)
     try:
-        for user in users(file):
+        for user in [JUDGED] if whole else users(file):
             importlib.import_module(module_name(user))
-        yield sys.modules[f"{NAME}.contract"].REGISTRY
+        yield vars(sys.modules[module_name(JUDGED)]) if whole else sys.modules[f"{NAME}.contract"].REGISTRY
     finally:
         sys.meta_path.remove(finder)
         for name in [name for name in sys.modules if name.partition(".")[0] == NAME]:

@@ -21,8 +21,10 @@ from hypothesis import HealthCheck, Phase
 
 from verify import cases, oracle, vectors
 from verify.cases.laws import counts
-from verify.contract import CONTRACTS, PATH, Contract
+from verify.contract import CONTRACTS, MODELS, PATH, Contract
 from verify.judge import Exact, compare
+from verify.subject import compared
+from verify.weights import Weights
 
 SECONDS = 1.0
 SEARCHED = 25
@@ -48,6 +50,8 @@ class Overtime(BaseException):
 
 def trials(operation: str, seed: int) -> list[Trial]:
     """All trials of an operation, the frozen first."""
+    if operation in MODELS:
+        return list(_of_model(MODELS[operation]))
     contract = CONTRACTS[operation]
     frozen = (_vectors(contract), _polluted(contract, seed), _numpy_numbers(contract), _defaults(contract))
     refused = (_invalid, _unsupported, _not_numbers, _without_entries, _overflowing)
@@ -59,19 +63,21 @@ def finding(operations: Mapping[str, Any], trial: Trial) -> str:
     """What is wrong with the answer to a trial; empty if nothing is."""
     try:
         with time_limit():
-            answer = operations[trial.operation](**trial.arguments)._asdict()
+            answer = operations[trial.operation](**trial.arguments)
     except Overtime:
         return f"takes more than {SECONDS:g} s"
     except Exception as error:
         return _wrong_error(trial, error)
     if trial.expected is None:
         return "answers where an error is due"
-    return _wrong_answer(trial, trial.expected, answer)
+    if trial.operation in MODELS:
+        return _wrong_answer_of_model(trial, trial.expected, answer)
+    return _wrong_answer(trial, trial.expected, answer._asdict())
 
 
 def with_accepted(operations: Mapping[str, Any], trial: Trial) -> Trial:
-    """The trial with the answer of operations that passed it; as it is where an error is due."""
-    if trial.expected is None:
+    """The trial with the answer of operations that passed it; as it is where an error is due, or a model answers."""
+    if trial.expected is None or trial.operation in MODELS:
         return trial
     answer = operations[trial.operation](**trial.arguments)._asdict()
     return trial._replace(accepted={name: np.asarray(answer[name]) for name in trial.expected})
@@ -136,6 +142,26 @@ def _wrong_answer(trial: Trial, expected: Mapping[str, Exact], answer: dict[str,
         return ""
     _, misses = compare(expected, answer, trial.dtype)
     return str(misses[0]) if misses else ""
+
+
+def _wrong_answer_of_model(trial: Trial, expected: Mapping[str, Exact], answer: dict[str, Any]) -> str:
+    outputs = [MODELS[trial.operation].outputs[name] for name in answer]
+    found = {part: x for o in outputs for part, x in compared(o, answer[o.name], trial.arguments).items()}
+    _, misses = compare(expected, {name: np.asarray(x) for name, x in found.items()}, trial.dtype)
+    return str(misses[0]) if misses else "" if found.keys() == expected.keys() else "answers in part"
+
+
+def _of_model(contract: Contract) -> Iterator[Trial]:
+    """Vectors and invalid requests, with weights as the files that they are in."""
+    for vector in vectors.load(contract.name):
+        named = _placed(vector.case.inputs)
+        yield Trial(contract.name, f"vector {vector.id}, float64", "float64", named, vector.expected)
+    for case in cases.invalid(contract.name, "float64"):
+        yield Trial(contract.name, f"invalid: {case.argument} {case.rule}", "float64", _placed(case.sent()), None)
+
+
+def _placed(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(vectors.path(x.name)) if isinstance(x, Weights) else x for name, x in inputs.items()}
 
 
 def _says_precision(contract: Contract) -> bool:

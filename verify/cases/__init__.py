@@ -9,14 +9,19 @@ Float arrays are float64 and hold numbers that are exact in the case's dtype; so
 that is for `verify.oracle`.
 """
 
-from verify.cases.illegal import Invalid, invalid
+import math
+
+from verify.cases import illegal, illegal_models, models, sampling
+from verify.cases.illegal import Invalid
 from verify.cases.laws import allows_removal, ignores_masked, keeps_rows, parts, permuted, polluted, removed
-from verify.cases.sampling import Case, draw, fresh, regimes
+from verify.cases.sampling import Case, draw, regimes
 from verify.cases.search import strategy
+from verify.contract import MODELS
 
 __all__ = [
     "Case",
     "Invalid",
+    "affordable",
     "allows_removal",
     "draw",
     "fresh",
@@ -30,3 +35,18 @@ __all__ = [
     "removed",
     "strategy",
 ]
+
+
+def fresh(operation: str, dtype: str, seed: int, count: int) -> list[Case]:
+    """Cases regime after regime, from a generator of the seed and the operation's name alone."""
+    return (models if operation in MODELS else sampling).fresh(operation, dtype, seed, count)
+
+
+def invalid(operation: str, dtype: str) -> list[Invalid]:
+    """Everything that an implementation of the operation must refuse. The same list at every call."""
+    return (illegal_models if operation in MODELS else illegal).invalid(operation, dtype)
+
+
+def affordable(operation: str, count: int) -> int:
+    """So many fresh cases, or a share of them where the oracle runs a whole model for each."""
+    return math.ceil(count * models.SHARES.get(operation, 1.0))

@@ -59,7 +59,7 @@ def _one_argument(contract: Contract, x: Input, base: Inputs, dtype: str) -> Ite
         yield x.name, "rank, one more", {x.name: value[..., None]}
         yield x.name, "rank, one fewer", {x.name: value[0]}
         yield from _shapes(contract, x, value)
-    for rule, number in _illegal_numbers(x, dtype):
+    for rule, number in illegal_numbers(x, dtype):
         yield x.name, rule, {x.name: _with_entry(contract, x, base, number) if x.dims else number}
     if x.kind == "int" and x.low == 1:
         yield x.name, "not whole", {x.name: value + 0.5}
@@ -85,11 +85,11 @@ def _place(contract: Contract, x: Input, base: Inputs) -> tuple[int, ...]:
     return tuple(np.argwhere(counts(contract, x, base))[0])
 
 
-def _illegal_numbers(x: Input, dtype: str) -> Iterator[tuple[str, float]]:
+def illegal_numbers(x: Input, dtype: str) -> Iterator[tuple[str, float]]:
     """What is not finite, open ends themselves, and what is just beyond every end."""
-    if x.kind == "int":
+    if x.kind in ("int", "count"):
         yield "below its interval", x.low - 1
-    if x.kind in ("int", "bool"):
+    if x.kind in ("int", "count", "bool"):
         return
     yield from (("NaN", math.nan), ("inf", math.inf))
     if not x.minus_infinity:

@@ -46,7 +46,8 @@ def by_vectors(run: Run, contract: Contract) -> Evidence:
 
 
 def by_fresh_cases(run: Run, contract: Contract) -> Evidence:
-    drawn = cases.fresh(contract.name, run.subject.dtype, run.seed, run.effort.fresh)
+    count = cases.affordable(contract.name, run.effort.fresh)
+    drawn = cases.fresh(contract.name, run.subject.dtype, run.seed, count)
     return Evidence.of(run.subject.judge(contract, case.inputs) for case in drawn)
 
 

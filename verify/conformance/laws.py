@@ -6,7 +6,7 @@ import numpy as np
 
 from verify import cases, vectors
 from verify.claims import Claim, Evidence, Run
-from verify.contract import Contract
+from verify.contract import MODELS, Contract
 from verify.subject import Failure, Inputs, NoAnswer, Result, exact_answer
 
 
@@ -50,14 +50,17 @@ def claims(contract: Contract) -> Iterator[Claim]:
     )
 
 
-def _some(run: Run, contract: Contract, salt: int) -> list[Inputs]:
-    """A few fresh cases, others for each law and of every regime in turn."""
-    count = len(cases.regimes(contract.name)) if run.effort.fresh < 20 else run.effort.fresh
+def some(run: Run, contract: Contract, salt: int = 0) -> list[Inputs]:
+    """A few fresh cases, others for each law and of every regime in turn; of whole models the same for all."""
+    if contract.name in MODELS:
+        count, salt = cases.affordable(contract.name, run.effort.fresh), 0
+    else:
+        count = len(cases.regimes(contract.name)) if run.effort.fresh < 20 else run.effort.fresh
     return [case.inputs for case in cases.fresh(contract.name, run.subject.dtype, run.seed + salt, count)]
 
 
 def repeatable(run: Run, contract: Contract) -> Evidence:
-    first, *others = _some(run, contract, 1)
+    first, *others = some(run, contract, 1)
     try:
         before, *_, after = [run.subject.ask(contract, inputs) for inputs in (first, *others, first)]
     except NoAnswer as none:
@@ -69,7 +72,7 @@ def repeatable(run: Run, contract: Contract) -> Evidence:
 
 def batching(run: Run, contract: Contract) -> Evidence:
     rng = np.random.default_rng(run.seed)
-    drawn = _some(run, contract, 2)
+    drawn = some(run, contract, 2)
     permuted = [cases.permuted(contract, inputs, rng)[0] for inputs in drawn]
     split = [part for inputs in drawn[:4] for part in cases.parts(contract, inputs)]
     return Evidence.of(run.subject.judge(contract, inputs) for inputs in permuted + split)
@@ -77,7 +80,7 @@ def batching(run: Run, contract: Contract) -> Evidence:
 
 def masking(run: Run, contract: Contract) -> Evidence:
     rng = np.random.default_rng(run.seed)
-    drawn = _some(run, contract, 3)
+    drawn = some(run, contract, 3)
     asked = [(cases.polluted(contract, inputs, rng), exact_answer(contract.name, inputs)) for inputs in drawn]
     if cases.allows_removal(contract):
         asked += [(rest, exact_answer(contract.name, rest)) for inputs in drawn for _, rest in cases.removed(contract, inputs)]
@@ -85,7 +88,7 @@ def masking(run: Run, contract: Contract) -> Evidence:
 
 
 def layouts(run: Run, contract: Contract) -> Evidence:
-    drawn = _some(run, contract, 4)[:4]
+    drawn = some(run, contract, 4)[:4]
     arrangements = ("plain", "readonly", "strided")
     return Evidence.of(run.subject.judge(contract, inputs, layout=kind) for inputs in drawn for kind in arrangements)
 

@@ -26,7 +26,7 @@ def refuses(run: Run, contract: Contract) -> Evidence:
 
 
 def _refused(run: Run, contract: Contract, case: cases.Invalid) -> Result:
-    answer = run.subject.session.run(contract.name, run.subject.dtype, case.inputs, layout=case.layout)
+    answer = run.subject.send(contract.name, run.subject.dtype, case.inputs, case.layout)
     if isinstance(answer, Refusal):
         if answer.undeclared:
             run.subject.undeclare(contract)

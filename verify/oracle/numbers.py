@@ -7,7 +7,7 @@ answer is NaN, which `limit` turns into NoLimit.
 
 import decimal
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal
 
 ZERO, ONE, TWO, HALF = Decimal(0), Decimal(1), Decimal(2), Decimal("0.5")
@@ -107,6 +107,7 @@ class Branches:
     def __init__(self) -> None:
         self.signs: list[int] = []
         self.kept: Iterator[int] | None = None
+        self.near = NEAR
 
     def take(self) -> None:
         """From here on comparisons are made, and remembered."""
@@ -120,16 +121,27 @@ class Branches:
 branches = Branches()
 
 
+@contextmanager
+def apart(distance: Decimal) -> Iterator[None]:
+    """Comparisons are made meanwhile, and are NearTie where nearer to a tie than this, relatively."""
+    branches.take()
+    branches.near = distance
+    try:
+        yield
+    finally:
+        branches.near = NEAR
+
+
 def compare(a: Decimal, b: Decimal, *operands: Decimal) -> int:
     """-1, 0 or 1 as a < b, a = b or a > b.
 
-    NearTie if they are unequal by at most 1e-6 of the largest among a, b and the operands (those that cancel
+    NearTie if they are unequal by at most 1e-6 (see `apart`) of the largest among a, b and the operands (those that cancel
     on the way to a or b); NoLimit if one is NaN.
     """
     if branches.kept is not None:
         return next(branches.kept)
     gap = limit(a - b if a != b else ZERO)
-    if gap.is_finite() and 0 < abs(gap) <= NEAR * largest((a, b, *operands)):
-        raise NearTie(f"{a:.9g} and {b:.9g} are unequal, but within 1e-6 of the numbers they are made of")
+    if gap.is_finite() and 0 < abs(gap) <= branches.near * largest((a, b, *operands)):
+        raise NearTie(f"{a:.9g} and {b:.9g} are unequal, but within {branches.near:.0e} of the numbers they are made of")
     branches.signs.append((gap > 0) - (gap < 0))
     return branches.signs[-1]

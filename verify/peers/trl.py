@@ -22,7 +22,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 from trl import DPOTrainer, GRPOConfig, GRPOTrainer, KTOTrainer, RewardTrainer, RLOOConfig, RLOOTrainer, __version__
@@ -30,6 +29,8 @@ from trl.experimental.cpo import CPOTrainer, cpo_trainer
 from trl.experimental.orpo import ORPOTrainer, orpo_trainer
 from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import add_fused_lm_head
+
+from verify.peers import trl_models
 
 NAME, VERSION = "trl", __version__
 
@@ -57,13 +58,8 @@ class _Model:
 
 
 def _trainer(kind: type, **attributes: Any) -> Any:
-    """A trainer that has only what its loss reads; in eval mode, where no loss is divided by steps."""
-    trainer: Any = object.__new__(kind)
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
-    counters = {"_metrics": {"eval": defaultdict(list)}, "_total_train_tokens": 0}
-    vars(trainer).update(model=_Model(), accelerator=accelerator, aux_loss_enabled=False, **counters)
-    vars(trainer).update(attributes)
-    return trainer
+    """A bare one on a stub model."""
+    return trl_models.bare_trainer(kind, _Model(), **attributes)
 
 
 def _metric(trainer: Any, name: str) -> float:
@@ -394,3 +390,9 @@ def overlong_penalty(*, lengths: Array, max_length: int, cache_length: int) -> A
     """TRL asks each completion for its length alone: a range has one, and no tokens."""
     punishment = get_soft_overlong_punishment(max_length, cache_length)
     return {"penalties": np.array(punishment([range(length) for length in lengths]), np.float64)}
+
+
+# Whole models
+
+
+gpt_logits, preference_step = trl_models.gpt_logits, trl_models.preference_step

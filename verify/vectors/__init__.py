@@ -4,9 +4,10 @@
 
 `python -m verify.vectors` writes the files, `python -m verify.vectors --check` compares them with what it would write.
 Numbers are read as decimals, so that no digit is lost. Anchors, in the same files, are numbers that others have printed or
-computed.
+computed. What models are given as weights is in `models/`.
 """
 
+import functools
 import hashlib
 import json
 from decimal import Decimal
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from verify.cases import Case
-from verify.contract import CONTRACTS, Contract
+from verify.contract import ALL, MODELS, Contract, Input
 from verify.oracle import Exact
+from verify.weights import Weights, read
 
 FOLDER = Path(__file__).parent
 
@@ -47,12 +49,12 @@ def path(operation: str) -> Path:
 
 def load(operation: str) -> list[Vector]:
     """An operation's vectors, in the order of their ids. Every call gives new arrays."""
-    return [_vector(CONTRACTS[operation], raw) for raw in _read(operation)["vectors"]]
+    return [_vector(ALL[operation], raw) for raw in _read(operation)["vectors"]]
 
 
 def anchors(operation: str) -> list[Anchor]:
     """An operation's anchors; their outputs may be some of the contract's."""
-    contract = CONTRACTS[operation]
+    contract = ALL[operation]
     return [
         Anchor(
             operation,
@@ -67,15 +69,32 @@ def anchors(operation: str) -> list[Anchor]:
 
 def decoded(contract: Contract, raw: dict[str, Any]) -> dict[str, Any]:
     """Inputs as arrays, float64, int64 or bool, and numbers; from JSON with decimals, infinities as strings."""
+    return {name: _decoded(contract.inputs[name], value) for name, value in raw.items()}
+
+
+def _decoded(argument: Input, value: Any) -> Any:
     kinds = {"float": np.float64, "int": np.int64, "bool": np.bool_}
-    return {
-        name: np.array(value, object).astype(kinds[contract.inputs[name].kind])
-        if contract.inputs[name].dims
-        else value
-        if isinstance(value, int)
-        else float(value)
-        for name, value in raw.items()
-    }
+    if argument.kind == "weights":
+        return _weights(value)
+    if argument.kind in kinds:
+        return np.array(value, object).astype(kinds[argument.kind])
+    if argument.kind == "scalar":
+        return value if isinstance(value, int) else float(value)
+    return _plain(value)
+
+
+@functools.cache
+def _weights(name: str) -> Weights:
+    return Weights(name.removesuffix(".json"), read(FOLDER / name))
+
+
+def _plain(value: Any) -> Any:
+    """What models are asked beside arrays, with numbers as floats."""
+    if isinstance(value, dict):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, list):
+        return [_plain(x) for x in value]
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _read(operation: str) -> dict[str, Any]:
@@ -84,18 +103,21 @@ def _read(operation: str) -> dict[str, Any]:
 
 def _vector(contract: Contract, raw: dict[str, Any]) -> Vector:
     inputs = decoded(contract, raw["inputs"])
-    shapes = contract.shapes(inputs)
     case = Case(contract.name, raw["regime"], raw["comment"], inputs, tuple(raw["flags"]))
-    expected = {name: _exact(contract.outputs[name].kind, answer, shapes[name]) for name, answer in raw["outputs"].items()}
+    if contract.name in MODELS:
+        expected = {name: _exact("float", answer) for name, answer in raw["outputs"].items()}
+    else:
+        shapes, outputs = contract.shapes(inputs), contract.outputs
+        expected = {name: _exact(outputs[name].kind, answer, shapes[name]) for name, answer in raw["outputs"].items()}
     return Vector(case, raw["id"], tuple(raw["dtypes"]), expected)
 
 
-def _exact(kind: str, raw: dict[str, Any], shape: tuple[int, ...]) -> Exact:
-    value, scale = (np.array(raw[part], object).reshape(shape) for part in ("exact", "scale"))
-    if kind == "float":
-        value = _decimals(value)
-    else:
-        value = value.astype({"int": np.int64, "bool": np.bool_}[kind])
+def _exact(kind: str, raw: dict[str, Any], shape: tuple[int, ...] | None = None) -> Exact:
+    """An answer of a given shape, with its scale; or each in that of its list."""
+    value, scale = (np.array(raw[part], object) for part in ("exact", "scale"))
+    if shape is not None:
+        value, scale = value.reshape(shape), scale.reshape(shape)
+    value = _decimals(value) if kind == "float" else value.astype({"int": np.int64, "bool": np.bool_}[kind])
     return Exact(value, _decimals(scale), raw["terms"])
 
 
@@ -104,7 +126,7 @@ def _decimals(numbers: np.ndarray) -> np.ndarray:
 
 
 def _hash() -> str:
-    files = (path(operation) for operation in sorted(CONTRACTS))
+    files = [path(operation) for operation in sorted(ALL)] + sorted((FOLDER / "models").glob("*.json"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()[:12]
 
 
