@@ -3,13 +3,16 @@
     python -m gpt_tiny demo --out out/demo
 
 Writes the world's data, learns a tokenizer, a model of its responses (SFT), then its preferences (DPO), and asks the networks
-for the probability of every response of the grammar to held-out prompts: expected rewards, divergences and win rates are sums,
-not samples. π* is the best there is at that β, beside which DPO is put: π_sft e^{R/β} / Z, arXiv:2305.18290v3 equation 4.
+for the probability of every response to held-out prompts: rewards, divergences, win rates are sums. Beside them stands what is
+drawn from the networks, ± half the 95 % interval. π* is the best there is, π_sft e^{R/β} / Z: arXiv:2305.18290v3 equation 4.
 """
 
 import argparse
 import json
+import math
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,20 +32,34 @@ from .tokenizer import Tokenizer
 from .train import Settings, run
 from .trainer import Optimization
 
-SIZE = Config(vocab_size=400, context=64, width=96, layers=3, heads=4)
-BETAS = np.geomspace(0.05, 20, 40)  # of the frontier
-Laws = dict[str, np.ndarray]  # log-probabilities [P, K+1] by name: sft, dpo, best
+Array = np.ndarray
+Model = tuple[GPT, Tokenizer]
+
+SIZE = Config(vocab_size=640, context=64, width=128, layers=2, heads=4)
+TITLES = {"data": "data", "sft": "SFT", "dpo": "DPO", "best": "π*"}
+RIGHT = np.array([*(choices.claim == 0 for choices in world.CHOICES), False])
 
 
 class Effort(NamedTuple):
-    """How much is learned and asked."""
+    """How much is learned, and asked of how many held-out prompts."""
 
-    rows: int  # of SFT, and as many pairs
-    epochs: int  # of each
-    prompts: int  # held-out ones, all of whose responses are asked for
+    sft: int  # rows,
+    epochs: int  # so often
+    pairs: int
+    test_pairs: int
+    prompts: int
+    samples: int  # to each of them
 
 
-FULL, QUICK = Effort(6000, 3, 48), Effort(300, 1, 3)
+FULL, QUICK = Effort(6000, 3, 6000, 1000, 24, 10), Effort(200, 1, 200, 50, 3, 4)
+
+
+class Truth(NamedTuple):
+    """What is known of P held-out prompts."""
+
+    prompts: list[str]
+    rewards: Array  # [P, K+1]
+    laws: dict[str, Array]  # log-probabilities [P, K+1], by the keys of TITLES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="a new folder (default out/demo)")
     made.add_argument("--resume", action="store_true", help="go on with a demo that was stopped")
-    made.add_argument("--beta", type=float, default=0.5, metavar="X", help="DPO's β (default 0.5)")
+    made.add_argument("--beta", type=float, default=1.0, metavar="X", help="DPO's β (default 1)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="(default 0)")
     made.add_argument("--quick", action="store_true", help="seconds, in which little is learned")
     return made
@@ -60,140 +77,165 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0. Raises what `run` does."""
     options = parser().parse_args(arguments)
-    out, effort = options.out, QUICK if options.quick else FULL
-    objective = Objective("dpo", {"beta": options.beta})
-    world.write(out / "data", options.seed, effort.rows, effort.rows, max(100, effort.rows // 6))
-    given: dict[str, Any] = {"epochs": effort.epochs, "batch_size": 32, "seed": options.seed}
-    steady = Optimization(3e-3, schedule="cosine")
-    run(Settings(str(out / "data/sft.jsonl"), Objective("sft", {}), steady, size=SIZE, **given), out / "sft", options.resume)
-    preferences = Settings(
-        str(out / "data/pairs.jsonl"),
-        objective,
-        Optimization(1e-3, schedule="cosine"),
-        model=str(out / "sft"),
-        evaluation=str(out / "data/test-pairs.jsonl"),
-        **given,
-    )
-    run(preferences, out / "dpo", options.resume)
-
-    prompts = [world.PROMPTS["test"][i] for i in np.random.default_rng(options.seed).permutation(len(world.PROMPTS["test"]))]
-    prompts = prompts[: effort.prompts]
-    models = {name: opened(out / name) for name in ("sft", "dpo")}
-    laws = {name: law(*found, prompts) for name, found in models.items()}
-    rewards = world.rewards(prompts)
-    laws["best"] = optimal_policy(rewards, laws["sft"], options.beta).logps
-    found = numbers(laws, rewards) | accuracies(out / "dpo/metrics.jsonl", rewards) | {"beta": options.beta}
-    found["samples"] = {name: drawn(*models[name], prompts[:4], options.seed) for name in models}
+    out, effort, began = options.out, QUICK if options.quick else FULL, time.monotonic()
+    learn(out, effort, options.beta, options.seed, options.resume)
+    models = [opened(out / name) for name in ("sft", "dpo")]
+    prompts = [world.PROMPTS["test"][12 * fact + fact % 12] for fact in range(effort.prompts)]  # of each fact one
+    truth = known([law(*model, prompts) for model in models], prompts, options.beta)
+    found = {"beta": options.beta, "exact": exact(truth, options.beta)}
+    found["pairs"] = accuracies(truth, out / "dpo/metrics.jsonl", effort.test_pairs)
+    found["drawn"], found["texts"] = drawn(models, prompts, effort.samples, options.seed)
+    found["seconds"] = time.monotonic() - began
     write_whole(out / "demo.json", json.dumps(found, indent=1) + "\n")
-    print(report(found, prompts))
-    print(f"\n{out / 'demo.json'}: all of it")
-    if draw(out, laws, rewards, found):
-        print(f"{out / 'demo.png'}: its figure")
+    print(f"{report(found)}\n\n{out / 'demo.json'}: all numbers")
+    if draw(out, truth, found):
+        print(f"{out / 'demo.svg'}, demo.png: the figure")
     return 0
 
 
-def opened(folder: Path) -> tuple[GPT, Tokenizer]:
+def learn(out: Path, effort: Effort, beta: float, seed: int, resume: bool) -> None:
+    """The folders data, sft and dpo."""
+    data, start = out / "data", out / "sft"
+    world.write(data, seed, effort.sft, effort.pairs, effort.test_pairs)
+    rates = [Optimization(lr, schedule="cosine", betas=(0.9, 0.98)) for lr in (5e-3, 5e-4)]
+    new = Settings(str(data / "sft.jsonl"), Objective("sft", {}), rates[0], size=SIZE, seed=seed)
+    run(replace(new, epochs=effort.epochs, batch_size=32), start, resume)
+    preferred = Settings(str(data / "pairs.jsonl"), Objective("dpo", {"beta": beta}), rates[1], str(start), seed=seed)
+    run(replace(preferred, evaluation=str(data / "test-pairs.jsonl")), out / "dpo", resume)
+
+
+def opened(folder: Path) -> Model:
     config, weights, tokenizer = load_model(folder)
     model = GPT(config).eval()
     model.load_weights(weights)
     return model, tokenizer
 
 
-def law(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str]) -> np.ndarray:
-    """Log-probability of every response of the grammar, and at last of all other texts together [P, K+1]."""
+def law(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str]) -> Array:
+    """Log-probability of every response, and last of all other texts together [P, K+1]. A response in other tokens than those
+    that `encode` makes of it counts there."""
     rows = []
     for prompt in prompts:
         responses = [[*tokenizer.encode(text), tokenizer.eos] for text in world.responses(prompt)]
         logps = scored(model, [(tokenizer.encode(prompt), responses)]).double().numpy()
-        rows.append([*logps, np.log(max(1e-12, 1 - np.exp(logps).sum()))])
+        rows.append([*logps, math.log(max(1e-12, 1 - np.exp(logps).sum()))])
     return np.array(rows)
 
 
-def numbers(laws: Laws, rewards: np.ndarray) -> dict[str, Any]:
-    """Means over prompts, of each law: E[R], KL to SFT (nats), entropy (nats), how often it beats SFT, and says something else."""
+def known(laws: Sequence[Array], prompts: list[str], beta: float) -> Truth:
+    """Beside the laws of SFT and DPO that of the data, and π* of SFT."""
+    rewards = world.rewards(prompts)
+    with np.errstate(divide="ignore"):
+        data = np.log(np.tile(world.BASE, (len(prompts), 1)))
+    best = optimal_policy(rewards, laws[0], beta).logps
+    return Truth(prompts, rewards, dict(zip(TITLES, (data, *laws, best), strict=True)))
+
+
+def exact(truth: Truth, beta: float) -> dict[str, dict[str, float]]:
+    """Of each law, means over prompts: E[R]; KL to SFT and entropy (nats); E[R] - β KL; how often it beats SFT; what it says."""
+    found = {}
+    for name, logps in truth.laws.items():
+        means = {"reward": world.expected(logps, truth.rewards), "kl": world.divergence(logps, truth.laws["sft"])}
+        means |= {"objective": means["reward"] - beta * means["kl"], "entropy": world.entropy(logps)}
+        means["wins"] = np.array([wins(*row) for row in zip(logps, truth.laws["sft"], truth.rewards, strict=True)])
+        means |= {"right answer": np.exp(logps) @ RIGHT, "other text": np.exp(logps[:, -1])}
+        found[name] = {mean: float(values.mean()) for mean, values in means.items()}
+    return found
+
+
+def wins(logps: Array, others: Array, rewards: Array) -> float:
+    """How often a response of one law has more reward than one of another [K+1]; half of the ties count."""
+    return float(np.exp(logps) @ (1 + np.sign(rewards[:, None] - rewards)) @ np.exp(others) / 2)
+
+
+def drawn(models: Sequence[Model], prompts: list[str], size: int, seed: int) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """`estimates` from so many responses of SFT and DPO to each prompt, cut at 40 tokens, and of both the first."""
+    tokenizer, spoken = models[0][1], [prompt for prompt in prompts for _ in range(size)]
+    asked = [tokenizer.encode(prompt) for prompt in spoken]
+    ids = [sample(model, asked, tokenizer.eos, 40, seed=2 * seed + n) for n, (model, _) in enumerate(models)]
+    texts = [[tokenizer.decode(i for i in row if i != tokenizer.eos) for row in rows] for rows in ids]
+    sft, dpo = (np.reshape([*map(world.reward, spoken, said)], (-1, size)) for said in texts)
+    groups = [(prompt, [row]) for prompt, row in zip(asked, ids[1], strict=True)]
+    of_sft, of_dpo = (scored(model, groups).double().numpy().reshape(-1, size) for model, _ in models)
+    firsts = zip(*(said[::size] for said in texts), strict=True)
+    return estimates(sft, dpo, of_dpo - of_sft, prompts), dict(zip(prompts, map(list, firsts), strict=True))
+
+
+def estimates(sft: Array, dpo: Array, log_ratios: Array, prompts: Sequence[str]) -> dict[str, Any]:
+    """What `exact` sums, from rewards and log π_dpo/π_sft [P, S] of S responses to each prompt."""
+    samples = {"SFT's reward": sft, "reward": dpo, "kl": log_ratios, "wins": (1 + np.sign(dpo - sft)) / 2}
+    by_prompt = {prompt: interval(row[None]) for prompt, row in zip(prompts, log_ratios, strict=True)}
+    return {name: interval(values) for name, values in samples.items()} | {"kl by prompt": by_prompt}
+
+
+def interval(samples: Array) -> tuple[float, float]:
+    """The mean of [P, S], and 1.96 of its standard errors: prompts are given, what is said to each is drawn."""
+    return float(samples.mean()), 1.96 * math.sqrt(samples.var(axis=1, ddof=1).mean() / samples.size)
+
+
+def accuracies(truth: Truth, metrics: Path, pairs: int) -> dict[str, Any]:
+    """How often the implicit reward ranks pairs as labelled, beside the most that anyone can: those held out; all, exactly."""
+    right = json.loads(metrics.read_text("utf-8").splitlines()[-1])["eval_rewards/accuracies"]
+    implicit, rewards = truth.laws["dpo"] - truth.laws["sft"], truth.rewards
     return {
-        name: {
-            "reward": float(world.expected(logps, rewards).mean()),
-            "kl": float(world.divergence(logps, laws["sft"]).mean()),
-            "entropy": float(world.entropy(logps).mean()),
-            "wins": float(np.mean([win_rate(*row) for row in zip(logps, laws["sft"], rewards, strict=True)])),
-            "outside the grammar": float(np.exp(logps[:, -1]).mean()),
-        }
-        for name, logps in laws.items()
+        "held out": (right, 1.96 * math.sqrt(right * (1 - right) / pairs)),
+        "held out, at most": float(world.accuracy(rewards, rewards).mean()),
+        "all": float(world.accuracy(implicit, rewards, world.BASE).mean()),
+        "all, at most": float(world.accuracy(rewards, rewards, world.BASE).mean()),
     }
 
 
-def win_rate(logps: np.ndarray, others: np.ndarray, rewards: np.ndarray) -> float:
-    """How often a response of one law has more reward than one of another; half of the ties count. [K+1] each."""
-    wins = (rewards[:, None] > rewards).astype(float) + 0.5 * (rewards[:, None] == rewards)
-    return float(np.exp(logps) @ wins @ np.exp(others))
-
-
-def accuracies(metrics: Path, rewards: np.ndarray) -> dict[str, float]:
-    """Of the implicit rewards on held-out pairs, and the most that anyone can have who does not know the labels."""
-    last = json.loads(metrics.read_text("utf-8").splitlines()[-1])
-    limit = world.bayes_accuracy(rewards, np.tile(world.BASE_LOGPS, (len(rewards), 1))).mean()
-    return {"accuracy": last["eval_rewards/accuracies"], "bayes accuracy": float(limit), "held-out loss": last["eval_loss"]}
-
-
-def drawn(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], seed: int) -> list[str]:
-    ids = sample(model, [tokenizer.encode(prompt) for prompt in prompts], tokenizer.eos, 40, seed=seed)
-    return [tokenizer.decode(row[:-1] if row[-1] == tokenizer.eos else row) for row in ids]
-
-
-def report(found: dict[str, Any], prompts: Sequence[str]) -> str:
+def report(found: dict[str, Any]) -> str:
     """The numbers as a table, and what was said before and after."""
-    titles = {"sft": "SFT", "dpo": "DPO", "best": f"π* at β = {found['beta']:g}"}
-    lines = ["law                 E[R]  KL(·‖SFT)  entropy  beats SFT  other texts"]
-    for name, title in titles.items():
-        row = found[name]
-        lines.append(
-            f"{title:<16}{row['reward']:8.3f}{row['kl']:11.3f}{row['entropy']:9.3f}{row['wins']:11.1%}{row['outside the grammar']:13.2%}"
-        )
-    share = (found["dpo"]["reward"] - found["sft"]["reward"]) / (found["best"]["reward"] - found["sft"]["reward"])
+    rows, said, pairs = found["exact"], found["drawn"], found["pairs"]
+    lines = ["law         E[R]  KL(·‖SFT)  entropy  beats SFT  right answer  other text"]
+    for name, row in rows.items():
+        head = f"{TITLES[name]:8}{row['reward']:8.3f}{row['kl']:11.3f}{row['entropy']:9.3f}"
+        lines.append(f"{head}{row['wins']:11.1%}{row['right answer']:14.1%}{row['other text']:12.2%}")
+    reward, divergence, often = ("{:.3f} ± {:.3f}".format(*said[name]) for name in ("reward", "kl", "wins"))
+    start, got, best = ([rows[name][of] for of in ("objective", "reward")] for name in ("sft", "dpo", "best"))
+    shares = [(b - a) / (c - a) for a, b, c in zip(start, got, best, strict=True)]
+    held_out = "{:.3f} ± {:.3f}".format(*pairs["held out"])
     lines += [
-        "",
-        f"DPO gains {share:.0%} of what π* gains in reward, at {found['dpo']['kl'] / found['best']['kl']:.0%} of its divergence.",
+        f"drawn from DPO: E[R] {reward}, KL {divergence}, beats SFT {often}",
+        f"π* at β = {found['beta']:g}: DPO gains {shares[0]:.0%} of what it gains in E[R] - β KL, {shares[1]:.0%} in E[R]",
+        f"held-out pairs ranked as labelled: {held_out}, at most {pairs['held out, at most']:.3f}",
+        f"all pairs of responses, exactly: {pairs['all']:.3f}, at most {pairs['all, at most']:.3f}",
     ]
-    lines += [f"Held-out pairs ranked rightly: {found['accuracy']:.1%}; who knows the reward: {found['bayes accuracy']:.1%}."]
-    for i, prompt in enumerate(prompts[:4]):
-        lines += ["", prompt, *(f"  {titles[name]}:{texts[i]}" for name, texts in found["samples"].items())]
+    for prompt, texts in [*found["texts"].items()][::5]:
+        lines += ["", prompt, *(f"  {name}:{text}" for name, text in zip(("SFT", "DPO"), texts, strict=True))]
     return "\n".join(lines)
 
 
-def draw(out: Path, laws: Laws, rewards: np.ndarray, found: dict[str, Any]) -> bool:
-    """Training, reward against divergence beside the exact frontier, accuracy, and rewards before and after; False without
-    matplotlib."""
+def draw(out: Path, truth: Truth, found: dict[str, Any]) -> bool:
+    """demo.svg and demo.png; False, and no file, without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         return False
     sheet = Figure(figsize=(10, 7), layout="constrained")
-    training, frontier, accuracy, spread = sheet.subplots(2, 2).flat
-    for name in ("sft", "dpo"):
-        lines = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text("utf-8").splitlines()]
-        training.plot([line["epoch"] for line in lines], [line["loss"] for line in lines], lw=1, label=name.upper())
-        held_out = [(line["epoch"], line["eval_rewards/accuracies"]) for line in lines if "eval_loss" in line]
-        accuracy.plot(*zip(*held_out, strict=True), "o-", color="C1", label="DPO, held-out pairs") if held_out else None
-    training.set(title="training loss", xlabel="epoch", ylabel="nats (SFT: a token; DPO: a pair)")
-    exact = world.frontier(rewards, laws["sft"], BETAS)
-    frontier.plot(*exact.T, color="0.6", label="the most there is")
+    (losses, accuracy), (frontier, spread) = panels = sheet.subplots(2, 2)
+    metrics = [json.loads(line) for line in (out / "dpo/metrics.jsonl").read_text("utf-8").splitlines()]
+    for axes, name in ((losses, "loss"), (accuracy, "rewards/accuracies")):
+        means = [np.mean([line[name] for line in metrics[max(0, i - 25) : i + 1]]) for i in range(len(metrics))]
+        axes.plot(means, label="training, mean of 25 steps")
+        axes.plot(len(means) - 1, metrics[-1][f"eval_{name}"], "o", label="held-out pairs")
+    losses.set(title="DPO's loss", xlabel="step", ylabel="nats")
+    accuracy.axhline(found["pairs"]["held out, at most"], color="0.5", ls="--", label="who knows the reward")
+    accuracy.set(title="Pairs ranked as labelled", xlabel="step", ylim=(0.45, 0.95))
+    most = world.frontier(truth.rewards, truth.laws["sft"], np.geomspace(0.1, 50, 60))
+    frontier.plot(*most.T, color="0.6", label="the most there is")
     for name, mark in (("sft", "s"), ("dpo", "o"), ("best", "*")):
-        frontier.plot(found[name]["kl"], found[name]["reward"], mark, ms=9, label={"best": "π* at β"}.get(name, name.upper()))
-    frontier.set(title="reward against divergence, exact", xlabel="KL(·‖SFT), nats", ylabel="E[R]")
-    accuracy.axhline(found["bayes accuracy"], color="0.6", ls="--", label="who knows the reward")
-    accuracy.axhline(0.5, color="0.8", ls=":")
-    accuracy.set(title="pairs ranked rightly", xlabel="epoch", ylim=(0.45, 1.0))
-    bins = np.linspace(rewards.min(), rewards.max(), 40)
-    for name, title in (("sft", "SFT"), ("dpo", "DPO"), ("best", "π* at β")):
-        spread.hist(
-            rewards.ravel(), bins, weights=np.exp(laws[name]).ravel() / len(rewards), histtype="step", lw=1.6, label=title
-        )
-    spread.set(title="rewards of what is said", xlabel="R", ylabel="probability")
-    for ax in (training, frontier, accuracy, spread):
-        ax.legend(frameon=False, fontsize=8)
-        ax.grid(alpha=0.25)
-    image = BytesIO()
-    sheet.savefig(image, dpi=120)
-    write_whole(out / "demo.png", image.getvalue())
+        frontier.plot(found["exact"][name]["kl"], found["exact"][name]["reward"], mark, ms=9, label=TITLES[name])
+        weights = np.exp(truth.laws[name]).ravel() / len(truth.prompts)
+        spread.hist(truth.rewards.ravel(), 36, weights=weights, histtype="step", lw=1.6, label=TITLES[name])
+    frontier.set(title="Reward against divergence, exact", xlabel="KL(·‖SFT) (nats)", ylabel="E[R]")
+    spread.set(title="Rewards of what is said, exact", xlabel="R", ylabel="probability")
+    for axes in panels.flat:
+        axes.legend(frameon=False, fontsize=8)
+        axes.grid(alpha=0.25)
+    for kind in ("svg", "png"):
+        image = BytesIO()
+        sheet.savefig(image, format=kind, dpi=120)
+        write_whole(out / f"demo.{kind}", image.getvalue())
     return True

@@ -72,12 +72,11 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"{name:28}{row['pairs']:6}   {row['accuracy']:.3f} ± {row['error']:.3f} {row['z']:6.1f}")
     loss, error = found["loss"].values()
     side = "below" if loss < math.log(2) else "above"
-    lines.append(
-        f"loss {loss:.4f} ± {error:.4f}, {abs(loss - math.log(2)):.4f} {side} log 2, which a margin of 0 has everywhere"
-    )
+    lines.append(f"loss {loss:.4f} ± {error:.4f}, {abs(loss - math.log(2)):.4f} {side} log 2, the loss of margins of 0")
     lines.append(f"correlation of margin and fewer tokens {found['correlation of margin and fewer tokens']:.2f}")
+    lines.append("log-odds for each root mean square, of each where the other is known")
     for name, row in found["given both"].items():
-        lines.append(f"logit of {name:19}{row['coefficient']:15.3f} ± {row['error']:.3f} {row['z']:6.1f}")
+        lines.append(f"  {name:32}{row['coefficient']:8.3f} ± {row['error']:.3f} {row['z']:6.1f}")
     verdict = "HOLDS" if holds(found) else "FAILS"
     return "\n".join([*lines, f"{verdict} held out, the implicit reward is right more often than 0.5 by three standard errors"])
 

@@ -98,9 +98,11 @@ class GPT(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"GPT: dropout must lie in [0, 1), got {dropout!r}")
         self.config, self.dropout = config, dropout
-        # skip_init leaves PyTorch's random state alone: the weights come from the seed.
-        self.wte = nn.utils.skip_init(nn.Embedding, config.vocab_size, config.width)
-        self.wpe = nn.utils.skip_init(nn.Embedding, config.context, config.width)
+        # Weights that are given leave PyTorch's random state alone: they come from the seed.
+        self.wte, self.wpe = (
+            nn.Embedding(size, config.width, _weight=torch.empty(size, config.width))
+            for size in (config.vocab_size, config.context)
+        )
         self.drop = nn.Dropout(dropout)
         self.h = nn.ModuleList(Block(config, dropout) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.width)

@@ -203,7 +203,8 @@ def run(settings: Settings, folder: Path, resume: bool = False, world: World | N
     if world.rank == 0:
         enter(folder, start.record, resume)
         data.write_dropped(folder / "dropped.jsonl", start.rows.dropped)
-        say(f"{len(start.rows.rows)} rows, {len(start.rows.dropped)} dropped, {len(start.rows.cut_prompts)} prompts cut")
+        cut = f"{len(start.rows.cut_prompts)} prompts and {len(start.rows.cut_responses)} responses cut"
+        say(f"{len(start.rows.rows)} rows, {len(start.rows.dropped)} dropped, {cut}")
     world.sum(torch.zeros(1))  # nobody goes on before the folder is there
     made = trainer(settings, start, model, folder, world)
     saved, damaged = last_checkpoint(folder / "checkpoints")

@@ -3,8 +3,8 @@
     prompt     opener, question, ender                       "Hi! What does a cow say? Thank you!"
     response   opening, manner and answer, aside, closing    " Happy to help! I think it says moo. Anything else?"
     R          the rewards of the parts, FIT of answer and manner, and WORD for each word
-    base       each part by its share, apart from the others: what SFT learns, and what pairs are drawn from
-    label      P(y beats y') = σ(R(y) - R(y'))               Bradley-Terry
+    base       each part by its share, apart from the others: what SFT learns
+    pair       two from the base, a share SLIPS of them spliced out of two; label: P(y beats y') = σ(R(y) - R(y'))
 
 A prompt has K responses; every other text, be it garbled, cut or beside the point, has the reward GARBLED. So a law over all
 texts is a row of K + 1 probabilities, the last that of any other text, and what follows from it is a sum. P counts prompts; a
@@ -59,7 +59,7 @@ PARTS: dict[str, dict[Any, tuple[float, float]]] = {
 }
 FIT = {("right", "I think"): -0.3, ("wrong", "I think"): 0.3, ("evasive", "Without a doubt,"): -0.5}
 FIT |= {("right", "Without a doubt,"): 0.5, ("wrong", "Without a doubt,"): -1.0}
-WORD, GARBLED = -0.1, -6.0
+WORD, GARBLED, SLIPS = -0.1, -6.0, 0.2
 
 
 class Choices(NamedTuple):
@@ -78,7 +78,7 @@ def _options(choices: Choices) -> list[tuple[float, float]]:
 
 CHOICES = [Choices(*parts) for parts in product(*PARTS.values())]  # of the K responses, in the order of every row
 SHARES = np.array([math.prod(share for share, _ in _options(choices)) for choices in CHOICES])
-BASE_LOGPS = np.array([*np.log(SHARES), -math.inf])  # [K+1], of every prompt
+BASE, PAIRS = (np.array([*(1 - slips) * SHARES, slips]) for slips in (0.0, SLIPS))  # [K+1], of every prompt
 
 
 def _prompts() -> Iterator[tuple[str, tuple[str, ...], str]]:
@@ -155,40 +155,52 @@ def frontier(rewards: Array, reference_logps: Array, betas: Iterable[float]) -> 
     return np.array([[divergence(logps, reference_logps).mean(), expected(logps, rewards).mean()] for logps in optima])
 
 
-def bayes_accuracy(rewards: Array, logps: Array) -> Array:
-    """How often who knows R tells which response of a pair was chosen, the most that anyone can [P]: E max(p, 1 - p) with
-    p = σ(R(y) - R(y')), over pairs drawn from the law of `logps`, again until they differ."""
-    pairs = (np.outer(shares, shares) * (1 - np.eye(len(shares))) for shares in np.exp(logps))
-    right = (sigmoid(abs(row[:, None] - row)) for row in rewards)
-    return np.array([(drawn * p).sum() / drawn.sum() for drawn, p in zip(pairs, right, strict=True)])
+def accuracy(scores: Array, rewards: Array, law: Array = PAIRS) -> Array:
+    """How often the response with the higher score [P, K+1] is the one chosen [P], exactly; half where scores are equal.
+
+    Over pairs drawn from the law [K+1], again until they differ. With R for scores it is the Bayes limit: nobody does better.
+    """
+    drawn = np.outer(law, law) * (1 - np.eye(len(law)))
+    right = (sigmoid(np.sign(s[:, None] - s) * (r[:, None] - r)) for s, r in zip(scores, rewards, strict=True))
+    return np.array([(drawn * chances).sum() / drawn.sum() for chances in right])
 
 
 def sft_rows(n: int, seed: int) -> list[dict[str, Any]]:
     """n training prompts, each with a response of the base. ValueError for n < 1 and seed < 0."""
-    return [{"prompt": prompt, "completion": text, "label": True} for prompt, (text,), _ in _draws(n, seed, "train", 1)]
+    drawn = _draws(n, seed, "train", 1, BASE)
+    return [{"prompt": prompt, "completion": text, "label": True} for prompt, (text,), _ in drawn]
 
 
 def pair_rows(n: int, seed: int, split: str = "train") -> list[dict[str, Any]]:
-    """n prompts of a split, each with two different responses of the base, labelled. ValueError as `sft_rows`, and for a split
-    that is neither train nor test."""
+    """n prompts of a split, each with a labelled pair. ValueError as `sft_rows`, and for a split neither train nor test."""
     rows = []
-    for prompt, (first, second), u in _draws(n, seed, split, 2):
+    for prompt, (first, second), u in _draws(n, seed, split, 2, PAIRS):
         wins = u < sigmoid(np.float64(reward(prompt, first) - reward(prompt, second)))
         chosen, rejected = (first, second) if wins else (second, first)
         rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return rows
 
 
-def _draws(n: int, seed: int, split: str, size: int) -> Iterator[tuple[str, list[str], float]]:
-    """n prompts, for each `size` responses of the base, drawn again until they differ, and a number in [0, 1) to label by."""
+def _draws(n: int, seed: int, split: str, size: int, law: Array) -> Iterator[tuple[str, list[str], float]]:
+    """n prompts, `size` responses to each, drawn again until they differ, and a number in [0, 1) to label them by."""
     if n < 1 or seed < 0 or split not in PROMPTS:
         raise ValueError(f"n must be at least 1, seed at least 0, split one of {list(PROMPTS)}, got {n}, {seed}, {split!r}")
     prompts, rng = PROMPTS[split], np.random.default_rng([seed, size, [*PROMPTS].index(split)])
     for prompt in (prompts[i] for i in rng.integers(len(prompts), size=n)):
-        while len(set(places := rng.choice(len(SHARES), size, p=SHARES).tolist())) < size:
+        while len(set(places := rng.choice(len(law), size, p=law).tolist())) < size:
             pass
         texts = list(responses(prompt))
-        yield prompt, [texts[place] for place in places], rng.random()
+        yield prompt, [texts[i] if i < len(texts) else _slip(rng, prompt) for i in places], rng.random()
+
+
+def _slip(rng: np.random.Generator, prompt: str) -> str:
+    """A text that is no response to the prompt: the first words of one, and the last words of one to any prompt."""
+    text = ""
+    while not text or parse(prompt, text):
+        first, last = (rng.choice([*responses(p)], p=SHARES).split() for p in (prompt, rng.choice(PROMPTS["train"])))
+        words = first[: rng.integers(len(first) + 1)] + last[rng.integers(len(last) + 1) :]
+        text = "".join(f" {word}" for word in words)
+    return text
 
 
 def write(folder: str | Path, seed: int, sft: int = 6000, pairs: int = 6000, test_pairs: int = 2000) -> None:

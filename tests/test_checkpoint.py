@@ -176,7 +176,7 @@ def test_a_digest_is_of_values_alone(case: str) -> None:
     assert digest(others[case]) == digest({"a": X, "b": 1})
 
 
-@pytest.mark.parametrize("value", [np.array([{}], object), {1, 2}, b"bytes", {"a": object()}, np.float32(1)], ids=repr)
+@pytest.mark.parametrize("value", [np.array([{}], object), {1, 2}, b"bytes", {"a": len}, np.float32(1)], ids=repr)
 def test_what_is_neither_json_nor_numbers_has_no_digest(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         digest(value)

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,16 +69,22 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
+def known(name: str, x: np.ndarray) -> np.ndarray:
+    """Without the biases of keys, which no logit depends on: their gradient is rounding, which AdamW divides by its like."""
+    return np.delete(x, np.arange(len(x) // 3, 2 * len(x) // 3)) if name.endswith("c_attn.bias") else x
+
+
 def agree(got: Path, right: Path) -> None:
-    """Every metric, every weight, every moment: to 1e-12 of its size, a tensor's in norm, and what is 0 to 1e-12 of 1."""
+    """Every metric, and in norm every weight and moment: to 1e-12."""
     assert len(metrics(right)) == 6
     for left, line in zip(metrics(got), metrics(right), strict=True):
         assert left == pytest.approx(line, rel=1e-12, abs=1e-12)
-    for name in ("weights.npz", "checkpoints/step-00000006/exp_avg.npz", "checkpoints/step-00000006/exp_avg_sq.npz"):
-        arrays, others = read_arrays(right / name), read_arrays(got / name)
+    for file in ("weights.npz", "checkpoints/step-00000006/exp_avg.npz", "checkpoints/step-00000006/exp_avg_sq.npz"):
+        arrays, others = read_arrays(right / file), read_arrays(got / file)
         assert arrays.keys() == others.keys()
-        for weight, x in arrays.items():
-            assert np.linalg.norm(others[weight] - x) <= 1e-12 * max(np.linalg.norm(x), name != "weights.npz"), weight
+        for name in arrays:
+            x, y = known(name, arrays[name]), known(name, others[name])
+            assert np.linalg.norm(x - y) <= 1e-12 * np.linalg.norm(x), name
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +113,11 @@ def test_processes_end_where_one_does(processes: int, methods: tuple[str, ...], 
 
 
 @pytest.mark.sweep
-def test_what_two_began_four_or_one_end(place: Path, one: Path) -> None:
+def test_what_two_began_four_end(place: Path, one: Path) -> None:
     """A checkpoint is whole, whoever writes it: a run goes on with another number of processes."""
     out = place / "resumed"
     together(2, [command("dpo", place, out)], place)
-    for n in (6, 4):
-        for file in (out / "dpo" / "checkpoints" / f"step-{n:08d}").iterdir():
-            if n == 6:
-                file.unlink()
-    (out / "dpo" / "checkpoints" / "step-00000006").rmdir()
+    shutil.rmtree(out / "dpo" / "checkpoints" / "step-00000006")
     together(4, [command("dpo", place, out, "--resume")], place)
     agree(out / "dpo", one / "dpo")
 

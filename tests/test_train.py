@@ -28,7 +28,7 @@ from gpt_tiny.sampling import sample
 from gpt_tiny.train import Settings, run
 from gpt_tiny.trainer import Diverged, Optimization, Step, Trainer
 
-CONFIG = Config(vocab_size=29, context=20, width=16, layers=2, heads=2)
+CONFIG = Config(vocab_size=29, context=18, width=16, layers=2, heads=2)
 EOS = 28
 
 # No default among them: what is ignored shows.
@@ -54,7 +54,7 @@ def objective(method: str, autograd: bool = False) -> Objective:
     return Objective(method, HYPERPARAMETERS[method], autograd)
 
 
-def model(seed: int = 1, dropout: float = 0.0) -> GPT:
+def model(seed: int = 8, dropout: float = 0.0) -> GPT:
     """In float64, with no gain of 1, no bias of 0 and attention far from uniform."""
     rng, start = np.random.default_rng(seed), initial_weights(CONFIG, seed, np.float64)
     gpt = GPT(CONFIG, dropout).double()
@@ -84,7 +84,7 @@ def rows_for(method: str, count: int = 7) -> list[TokenizedRow]:
 def trainer(method: str, policy: GPT, reference: GPT | None = None, steps: Sequence[Step] = (), **more: Any) -> Trainer:
     """The reference is another model, where none is given."""
     asked = objective(method, more.pop("autograd", False))
-    answers = copied(reference or model(2)) if asked.needs_reference else None
+    answers = copied(reference or model(3)) if asked.needs_reference else None
     course = more.pop("optimization", Optimization(1e-3))
     return Trainer(policy, asked, rows_for(method), steps, course, answers, **more)
 
@@ -180,7 +180,7 @@ def norm(grads: Grads) -> float:
 def textbook(method: str, policy: GPT, rows: Sequence[Any]) -> tuple[float, Grads]:
     """The loss of some rows and its gradient, by automatic differentiation of the formula on plain logits."""
     policy.zero_grad()
-    loss = loss_by_textbook(method, policy, model(2), rows)
+    loss = loss_by_textbook(method, policy, model(3), rows)
     loss.backward()
     grads = gradient(policy)
     policy.zero_grad()
@@ -282,7 +282,7 @@ SCALES = {"ipo": 0.4, "ipo_length_normalized": 0.4, "orpo": 0.6, "simpo": 2.5, "
 
 @pytest.mark.parametrize("method", [method for method in HYPERPARAMETERS if method not in ("sft", "kto")])
 def test_metrics_of_pairs_have_trls_names_and_are_means(method: str) -> None:
-    policy, reference, rows = model(), model(2), rows_for(method)
+    policy, reference, rows = model(), model(3), rows_for(method)
     _, met = trainer(method, model(), size=3).measure(rows)
 
     numbers, others = (both(gpt, rows).detach().numpy() for gpt in (policy, reference))
@@ -297,7 +297,7 @@ def test_metrics_of_pairs_have_trls_names_and_are_means(method: str) -> None:
 
 
 def test_metrics_of_judged_completions() -> None:
-    policy, reference, rows = model(), model(2), rows_for("kto")
+    policy, reference, rows = model(), model(3), rows_for("kto")
     _, met = trainer("kto", model(), size=3).measure(rows)
     numbers, others = (judged(gpt, rows).detach().numpy() for gpt in (policy, reference))
     good = np.array([row.label for row in rows])
@@ -305,7 +305,7 @@ def test_metrics_of_judged_completions() -> None:
     rewards = 0.3 * (numbers - others)
     right |= {"rewards/chosen": rewards[good].mean(), "rewards/rejected": rewards[~good].mean()}
     right |= {"rewards/margins": right["rewards/chosen"] - right["rewards/rejected"], "kl": divergence(policy, reference, rows)}
-    assert right["kl"] > 0
+    assert right["kl"] > 0 and len(rows[2].prompt_ids) + len(rows[1].completion_ids) > CONFIG.context
     assert met == pytest.approx(right, rel=1e-11)
     only_good = trainer("kto", model()).measure([row for row in rows if row.label])[1]
     assert set(only_good) == {"logps/chosen", "rewards/chosen", "kl"}
@@ -541,7 +541,7 @@ def test_temperature_0_takes_the_likeliest_and_eos_ends(seed: int) -> None:
     assert sample(gpt, PROMPTS, EOS, 12, temperature=0) == right
     if seed == 3:
         assert any(ids[-1] == EOS and len(ids) < 12 for ids in right) and EOS not in right[0][:-1]
-    assert [len(ids) for ids in sample(gpt, [[1] * 17], 99, 12, temperature=0)] == [3]  # to the end of the context
+    assert [len(ids) for ids in sample(gpt, [[1] * 15], 99, 12, temperature=0)] == [3]  # to the end of the context
 
 
 def ones(prompt: list[int]) -> tuple[Tensor, Tensor]:
@@ -628,9 +628,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "temperature must be in [0, 2**63), got -1.0": lambda: sample(model(), PROMPTS, EOS, 3, -1.0),
     "temperature must be in [0, 2**63), got nan": lambda: sample(model(), PROMPTS, EOS, 3, math.nan),
     "top_k must be in [0, 2**63), got -1": lambda: sample(model(), PROMPTS, EOS, 3, 1.0, -1),
-    "prompts: must hold 1 to 19 tokens each, got [1, 20]": lambda: sample(model(), [[1], [1] * 20], EOS, 3),
-    "prompts: must hold 1 to 19 tokens each, got [0]": lambda: sample(model(), [[]], EOS, 3),
-    "prompts: must hold 1 to 19 tokens each, got []": lambda: sample(model(), [], EOS, 3),
+    "prompts: must hold 1 to 17 tokens each, got [1, 20]": lambda: sample(model(), [[1], [1] * 20], EOS, 3),
+    "prompts: must hold 1 to 17 tokens each, got [0]": lambda: sample(model(), [[]], EOS, 3),
+    "prompts: must hold 1 to 17 tokens each, got []": lambda: sample(model(), [], EOS, 3),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_tiny import data, world
-from gpt_tiny.world import BASE_LOGPS, CHOICES, CLAIMS, GARBLED, PROMPTS, SHARES, Choices
+from gpt_tiny.world import BASE, CHOICES, CLAIMS, GARBLED, PAIRS, PROMPTS, SHARES, SLIPS, Choices
 from minipref import kl_regularized_objective, optimal_policy
 
 COW, PERU = "Hi! What does a cow say? Thank you!", "You know a lot. Which city is the capital of Peru?"
@@ -22,7 +22,8 @@ def rewards() -> np.ndarray:
 
 
 def base(prompts: int) -> np.ndarray:
-    return np.tile(BASE_LOGPS, (prompts, 1))
+    with np.errstate(divide="ignore"):
+        return np.log(np.tile(BASE, (prompts, 1)))
 
 
 def random_laws(zeros: bool) -> np.ndarray:
@@ -118,14 +119,15 @@ def test_a_table_has_the_reward_of_each_response(rewards: np.ndarray) -> None:
 
 def test_the_best_response_is_not_the_likeliest_and_the_worst_is_better_than_garbled(rewards: np.ndarray) -> None:
     for prompt, row in zip(ONE_EACH, rewards, strict=True):
-        best, likeliest = CHOICES[row.argmax()], CHOICES[BASE_LOGPS.argmax()]
+        best, likeliest = CHOICES[row.argmax()], CHOICES[BASE.argmax()]
         assert best == Choices("Happy to help!", "Without a doubt,", 0, "", "Anything else?"), prompt
         assert likeliest == Choices("", "", 0, "", "") and SHARES[row.argmax()] < SHARES.max() / 8
         assert row[:-1].min() > GARBLED + 1
 
 
 def test_the_base_draws_each_part_by_itself() -> None:
-    assert abs(SHARES.sum() - 1) <= 1e-12 and BASE_LOGPS[-1] == -math.inf and np.all(BASE_LOGPS[:-1] == np.log(SHARES))
+    assert abs(SHARES.sum() - 1) <= 1e-12 and BASE[-1] == 0 and np.all(BASE[:-1] == SHARES)
+    assert abs(PAIRS.sum() - 1) <= 1e-12 and PAIRS[-1] == SLIPS and np.all(abs(PAIRS[:-1] - (1 - SLIPS) * SHARES) <= 1e-15)
     by_part = {
         (part, choice): SHARES[[getattr(choices, part) == choice for choices in CHOICES]].sum()
         for part, options in world.PARTS.items()
@@ -201,13 +203,25 @@ def test_no_law_has_more_reward_than_the_frontier_at_its_divergence(rewards: np.
         assert reward < np.interp(divergence, *points.T) - 1e-4
 
 
-def test_bayes_accuracy_by_hand() -> None:
-    logps, values = random_laws(False), np.random.default_rng(3).normal(size=(2, 5))
+def test_accuracy_by_hand() -> None:
+    rng, law = np.random.default_rng(3), np.exp(random_laws(False)[0])
+    scores, values = rng.normal(size=(2, 2, 5))
+    scores[:, 1] = scores[:, 4]
     for p in range(2):
-        drawn = {(i, j): math.exp(logps[p, i] + logps[p, j]) for i in range(5) for j in range(5) if i != j}
-        chances = {pair: 1 / (1 + math.exp(values[p, pair[1]] - values[p, pair[0]])) for pair in drawn}
-        right = sum(weight * max(chances[pair], 1 - chances[pair]) for pair, weight in drawn.items()) / sum(drawn.values())
-        assert abs(world.bayes_accuracy(values, logps)[p] - right) <= 1e-12
+        drawn = {(i, j): law[i] * law[j] for i in range(5) for j in range(5) if i != j}
+        wins = {(i, j): 1 / (1 + math.exp(values[p, j] - values[p, i])) for i, j in drawn}
+        ranks = {(i, j): 0.5 if scores[p, i] == scores[p, j] else float(scores[p, i] > scores[p, j]) for i, j in drawn}
+        right = sum(drawn[pair] * (wins[pair] * ranks[pair] + (1 - wins[pair]) * (1 - ranks[pair])) for pair in drawn)
+        assert abs(world.accuracy(scores, values, law)[p] - right / sum(drawn.values())) <= 1e-12
+
+
+def test_nobody_ranks_pairs_better_than_who_knows_the_reward(rewards: np.ndarray) -> None:
+    limit, rng = world.accuracy(rewards, rewards), np.random.default_rng(4)
+    assert np.all(abs(world.accuracy(3 * rewards - 7, rewards) - limit) <= 1e-12)
+    assert np.all(abs(world.accuracy(-rewards, rewards) - (1 - limit)) <= 1e-12)
+    assert np.all(abs(world.accuracy(0 * rewards, rewards) - 0.5) <= 1e-12)
+    for scale in (0.03, 0.3, 3.0):
+        assert np.all(world.accuracy(rewards + scale * rng.normal(size=rewards.shape), rewards) < limit)
 
 
 # --- Data --------------------------------------------------------------------------------------------------------------------
@@ -240,9 +254,23 @@ def test_who_knows_the_reward_is_right_as_often_as_bayes_says(
     drawn_pairs: tuple[np.ndarray, np.ndarray], rewards: np.ndarray
 ) -> None:
     gaps, first = drawn_pairs
-    limit = world.bayes_accuracy(rewards, base(24)).mean()
+    limit = world.accuracy(rewards, rewards).mean()
     right = np.where(gaps == 0, 0.5, (gaps > 0) == first)
     assert abs(right.mean() - limit) <= 4 * math.sqrt(limit * (1 - limit) / len(gaps))
+
+
+def test_pairs_have_their_share_of_slips() -> None:
+    """Of pairs drawn again until they differ, where two slips count as one text."""
+    rows = world.pair_rows(3000, 7)
+    slips = [[world.reward(row["prompt"], row[side]) == GARBLED for side in ("chosen", "rejected")] for row in rows]
+    assert not any(all(pair) for pair in slips)
+    share = 2 * SLIPS * (1 - SLIPS) / (1 - (PAIRS**2).sum())
+    assert abs(np.mean([any(pair) for pair in slips]) - share) <= 4 * math.sqrt(share * (1 - share) / len(rows))
+    assert sum(chosen for chosen, _ in slips) <= 0.05 * len(rows)
+
+
+def test_what_sft_learns_is_without_slips() -> None:
+    assert all(world.parse(row["prompt"], row["completion"]) for row in world.sft_rows(1000, 7))
 
 
 def test_rows_are_of_their_split_and_of_their_seed() -> None:

@@ -145,6 +145,7 @@ class Subject:
 
 
 def _missed(misses: list[Miss], contract: Contract, inputs: Inputs) -> Iterator[Failure]:
+    of = f" in {inputs['method']}" if "method" in inputs else ""
     for output in dict.fromkeys(miss.output for miss in misses):
         details = [str(miss) for miss in misses if miss.output == output]
-        yield Failure(f"{output} off", contract.name, inputs, tuple(details[:4]))
+        yield Failure(f"{output} off{of}", contract.name, inputs, tuple(details[:4]))
