@@ -29,7 +29,7 @@ from .model_by_hand import Config
 from .reference import scored
 from .sampling import sample
 from .tokenizer import Tokenizer
-from .train import Settings, run
+from .train import Settings, enter, run
 from .trainer import Optimization
 
 Array = np.ndarray
@@ -94,14 +94,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def learn(out: Path, effort: Effort, beta: float, seed: int, resume: bool) -> None:
-    """The folders data, sft and dpo."""
+    """The folders data, sft and dpo. Nothing is written where `out` holds another demo, or this one and is not resumed."""
     data, start = out / "data", out / "sft"
+    sft, dpo = (Optimization(lr, schedule="cosine", betas=(0.9, 0.98)) for lr in (5e-3, 5e-4))
+    new = Settings(str(data / "sft.jsonl"), Objective("sft", {}), sft, size=SIZE, seed=seed)
+    new = replace(new, epochs=effort.epochs, batch_size=32)
+    preferred = Settings(str(data / "pairs.jsonl"), Objective("dpo", {"beta": beta}), dpo, str(start), seed=seed)
+    preferred = replace(preferred, evaluation=str(data / "test-pairs.jsonl"))
+    enter(out, {"effort": [*effort], "beta": beta, "seed": seed}, resume)
     world.write(data, seed, effort.sft, effort.pairs, effort.test_pairs)
-    rates = [Optimization(lr, schedule="cosine", betas=(0.9, 0.98)) for lr in (5e-3, 5e-4)]
-    new = Settings(str(data / "sft.jsonl"), Objective("sft", {}), rates[0], size=SIZE, seed=seed)
-    run(replace(new, epochs=effort.epochs, batch_size=32), start, resume)
-    preferred = Settings(str(data / "pairs.jsonl"), Objective("dpo", {"beta": beta}), rates[1], str(start), seed=seed)
-    run(replace(preferred, evaluation=str(data / "test-pairs.jsonl")), out / "dpo", resume)
+    run(new, start, resume)
+    run(preferred, out / "dpo", resume)
 
 
 def opened(folder: Path) -> Model:
@@ -132,7 +135,7 @@ def known(laws: Sequence[Array], prompts: list[str], beta: float) -> Truth:
 
 
 def exact(truth: Truth, beta: float) -> dict[str, dict[str, float]]:
-    """Of each law, means over prompts: E[R]; KL to SFT and entropy (nats); E[R] - β KL; how often it beats SFT; what it says."""
+    """Means over prompts, by law: E[R], KL to SFT and entropy in nats, E[R] - β KL, how often it beats SFT, what it says."""
     found = {}
     for name, logps in truth.laws.items():
         means = {"reward": world.expected(logps, truth.rewards), "kl": world.divergence(logps, truth.laws["sft"])}

@@ -216,7 +216,9 @@ def test_damaged_archives(tmp_path: Path) -> None:
         data.load(path)
 
 
-@pytest.mark.parametrize(("name", "content"), [("d.jsonl", b""), ("d.jsonl.gz", b""), ("e.jsonl.gz", gzip.compress(b"", mtime=0))])
+@pytest.mark.parametrize(
+    ("name", "content"), [("d.jsonl", b""), ("d.jsonl.gz", b""), ("e.jsonl.gz", gzip.compress(b"", mtime=0))]
+)
 def test_an_empty_file_is_an_error(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}:1: the file must have a row"):

@@ -208,6 +208,7 @@ def test_killed_at_any_write_and_resumed_it_ends_in_the_same_bits(
         finished(settings, folder)
         same(folder, right)
         shutil.rmtree(folder)
+    print(f"killed before each of {n} writes" if sweep else f"killed before write {n}")
     assert n == 23 or n > 60
 
 

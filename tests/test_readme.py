@@ -21,8 +21,11 @@ BLOCKS = [
 ]
 PYTHON = [(info, body) for info, body in BLOCKS if info.split()[0] == "python"]
 CONSOLE = [(info, body) for info, body in BLOCKS if info.split()[0] == "console"]
-# The full run of `make verify` takes over a minute; what it prints has the same lines in the quick profile.
-SHORTER = {"make verify": "python -m verify --profile quick --seed 1 --theory"}
+# What takes minutes prints the same lines where less is done.
+SHORTER = {
+    "make verify": "python -m verify --profile quick --seed 1 --theory",
+    "make demo": "python -m gpt_tiny demo --quick",
+}
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -36,13 +39,13 @@ def pattern(shown: str) -> str:
     """A regular expression for output: digits and hashes masked, runs of spaces equal, `...` any lines."""
     lines = []
     for line in shown.splitlines():
-        masked = re.sub(r"\s+", " ", re.sub(r"\b(inf|[0-9a-f]{12}|[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?)\b", "#", line)).strip()
+        masked = re.sub(r"\s+", " ", re.sub(r"-?\b(inf|[0-9a-f]{12}|[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?)\b", "#", line)).strip()
         lines.append(r"(?:.*\n)*?" if masked == "..." else re.escape(masked) + r"\n")
     return "".join(lines)
 
 
 def masked(output: str) -> str:
-    lines = (re.sub(r"\b(inf|[0-9a-f]{12}|[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?)\b", "#", line) for line in output.splitlines())
+    lines = (re.sub(r"-?\b(inf|[0-9a-f]{12}|[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?)\b", "#", line) for line in output.splitlines())
     return "".join(re.sub(r"\s+", " ", line).strip() + "\n" for line in lines)
 
 
@@ -51,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader stands: files that the README names, and the vectors beside them."""
     here = tmp_path_factory.mktemp("reader")
     (here / "verify").symlink_to(ROOT / "verify")
-    for info, body in PYTHON:
+    for info, body in BLOCKS:
         for name in re.findall(r"file=(\S+)", info):
             (here / name).write_text(body, "utf-8")
     return here
