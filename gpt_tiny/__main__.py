@@ -4,12 +4,13 @@
   python -m gpt_tiny sft --data pairs.jsonl --out out/sft   tokenizer and model from the chosen responses
   python -m gpt_tiny train --method dpo --model out/sft --data pairs.jsonl --out out/dpo
   python -m gpt_tiny eval --model out/dpo --reference out/sft --data held-out.jsonl
-  python -m gpt_tiny sample --model out/dpo --prompt "Human: Why is the sky blue? Assistant:"
+  python -m gpt_tiny sample --model out/dpo --prompt $'\\n\\nHuman: Why is the sky blue?\\n\\nAssistant:'
   python -m gpt_tiny folds --data pairs.jsonl --out out/folds     all of that, and every pair held out once
   python -m gpt_tiny bench                                  what a step costs: plain, fast, and TRL's
   python -m gpt_tiny COMMAND --help                         its options, with an example
 
-Exit code: 0 done, 1 a loss that is not finite, files that cannot be written, or a claim that fails, 2 usage or data.
+Exit code: 0 done, 1 a loss that is not finite, files that cannot be read or written, or a claim that fails, 2 usage or data,
+130 interrupted.
 """
 
 import argparse
@@ -125,7 +126,7 @@ def _common(add: Callable[..., Any], lr: float) -> None:
     )
     add("--skip-bad", action="store_true", help="leave bad lines out, and list them in dropped.jsonl")
     add("--seed", type=int, default=0, metavar="N", help="of weights, order and dropout (default 0)")
-    add("--dtype", default="float32", metavar="TYPE", help="float32, bfloat16 (matrix products) or float64 (default float32)")
+    add("--dtype", default="float32", metavar="TYPE", help="float32, bfloat16 (of the blocks) or float64 (default float32)")
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
     add("--compile", action="store_true", help="torch.compile the MLPs")
     add("--autograd", action="store_true", help="let PyTorch differentiate, in place of the hand-written gradients")

@@ -1,4 +1,4 @@
-"""Every offline method, and supervised fine-tuning, as a loss on rows of data.
+"""Every offline method that scores text, and supervised fine-tuning, as a loss on rows of data.
 
     rows -> log-probabilities of their responses -> minipref's operation -> losses, of which a step takes the mean
 
@@ -34,7 +34,7 @@ class Loss(NamedTuple):
     """Of some rows: the sum of their losses, in the tape, and for people, without it, what each response has."""
 
     total: Tensor
-    rewards: Tensor  # [N], implicit, in nats times β; 0 for sft
+    rewards: Tensor  # [N], implicit, as `Objective.rewards` has them; 0 for sft
     logps: Tensor  # [N], nats
 
 
@@ -128,7 +128,10 @@ class Objective:
         return sides | {template.format(""): by_pair}
 
     def rewards(self, logps: Tensor, lengths: Tensor, reference_logps: Tensor | None) -> Tensor:
-        """The implicit reward of each response [N]: β times its log-ratio; without a reference, β times its mean a token."""
+        """The implicit reward of each response [N]: scale · log-ratio; without a reference scale · mean log-probability.
+
+        The scale is β; 1/η for sppo; for orpo λ, as TRL logs it.
+        """
         scales = self.hyperparameters
         scale = 1 / scales["eta"] if "eta" in scales else scales.get("beta", scales.get("odds_weight", 1.0))
         return scale * (logps / lengths if reference_logps is None else logps - reference_logps)
@@ -153,8 +156,10 @@ def _judged_monitors(rewards: Tensor, logps: Tensor, desirable: Tensor) -> dict[
 
 
 def _differentiated(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """`token_logps` for comparison: all logits at once, and PyTorch's own gradient."""
-    return F.log_softmax(F.linear(states, weight), dim=-1).gather(1, targets[:, None])[:, 0]
+    """`token_logps` for comparison: all logits at once, and PyTorch's own gradient; in the weight's precision, as that."""
+    with torch.autocast(states.device.type, enabled=False):
+        logits = F.linear(states.to(weight.dtype), weight)
+        return F.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
 
 
 def hyperparameters_of(method: str) -> set[str]:
@@ -163,7 +168,10 @@ def hyperparameters_of(method: str) -> set[str]:
 
 
 def mismatched(groups: Sequence[Group], context: int) -> list[Group]:
-    """For kto: each completion after the next prompt of the batch, cyclically, cut at its left where both are too long."""
+    """For kto: each completion after the prompt of the next row, cyclically; its own, where there is one row.
+
+    A prompt loses tokens at its left where the two do not fit the context.
+    """
     prompts = [prompt for prompt, _ in groups]
     return [
         (fitted(prompt, completion, context), [completion])

@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return self.c_proj(mix(*self.c_attn(x).chunk(3, dim=-1)))
 
     def of_some(self, x: Tensor, kept: Tensor, mix: Mix) -> Tensor:
-        """The same where only the rows [R] of x [M,D] that are kept ask: keys and values are everybody's."""
+        """The same where only the rows [A] of x [M,D] that are kept ask: keys and values are everybody's."""
         width = x.shape[-1]
         keys_and_values = self.c_attn.columns(x, width, 3 * width).chunk(2, dim=-1)
         return self.c_proj(mix(self.c_attn.columns(x[kept], 0, width), *keys_and_values))
@@ -78,7 +78,8 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mix: Mix, kept: Tensor | None = None) -> Tensor:
-        """x [..., D] and what its two residual branches add; of x [M,D] only the rows that are kept, where it says which."""
+        """x [..., D] plus its two residual branches. With `kept` [A] only those rows of x [M,D] are returned, while every row
+        still gives keys and values."""
         if kept is None:
             x = x + self.drop(self.attn(self.ln_1(x), mix))
         else:

@@ -4,7 +4,7 @@
 
 A response attends to its prompt and itself; its positions go on from the prompt's, so that every response is computed as if it
 stood there alone. The prompt is computed once for all of its responses: for a pair half of the work on prompts, and prompts
-that occur twice in a batch are merged. Only the prompt's last token and the responses' ask anything of the last block.
+that occur twice in a batch are merged. In the last block only a prompt's last token and the responses' have query and MLP.
 """
 
 from collections.abc import Callable, Iterator, Sequence

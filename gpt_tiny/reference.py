@@ -5,8 +5,8 @@
     offload   the same, but its weights are on the device only while it answers
     lora      the network itself with its adapters switched off
 
-Whichever it is, it answers without dropout and without a gradient. The file of a cache has the hash of all that its numbers
-depend on: another model, other rows, another precision, another batch size are another cache.
+Whichever it is, it answers without dropout and without a gradient. The file of a cache has the hash of weights, rows in their
+batches, and precision: where one of them is another, so is the cache.
 """
 
 import copy

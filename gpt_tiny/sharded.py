@@ -3,7 +3,7 @@
   torchrun --nproc-per-node 2 -m gpt_tiny.sharded train --method dpo --model out/sft --data pairs.jsonl --out out/dpo
 
 The options are those of `python -m gpt_tiny`. The result is that of one process, except for rounding: what a loss is divided by
-counts the rows of all, and KTO's reference point is summed over all before the loss.
+counts the rows of all, and KTO's reference point is taken over all before the loss.
 `torchrun --virtual-local-rank` gives each its own GPU.
 """
 

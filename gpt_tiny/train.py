@@ -39,7 +39,7 @@ DEVICES = ("cpu", *["cuda"] * torch.cuda.is_available())
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides how a run ends, and nothing else. Lengths are in tokens, sizes in rows."""
+    """What a run is resumed with, unchanged. Lengths are in tokens, sizes in rows."""
 
     data: str
     objective: Objective
@@ -196,8 +196,9 @@ def run(settings: Settings, folder: Path, resume: bool = False, world: World | N
     where a loss is not finite: the state before that step is saved.
     """
     world = world or World()
-    if settings.lora_rank and world.size > 1:
-        raise ValueError(f"lora_rank must be 0 where processes share a model, got {settings.lora_rank}")
+    for name in ("lora_rank", "dropout"):  # of adapters no share is held; a mask would depend on who draws it
+        if getattr(settings, name) and world.size > 1:
+            raise ValueError(f"{name} must be 0 where processes share a model, got {getattr(settings, name)}")
     start = begin(settings)
     model = network(settings, start)
     if world.rank == 0:

@@ -68,7 +68,7 @@ class Optimization:
 class Step(NamedTuple):
     """What a step learns from: places among the rows."""
 
-    epoch: float  # when it is done
+    epoch: float  # epochs completed once this step is taken
     rows: list[int]
 
 
@@ -101,8 +101,8 @@ class Diverged(ArithmeticError):
 class Trainer:
     """A model, what it is to learn, and how far it is.
 
-    `size` is how many rows are computed at once, one part of a step after the other; `precision` is the dtype of the matrix
-    products.
+    `size` is how many rows are computed at once, one part of a step after the other; `precision` says, by bfloat16, that the
+    blocks compute in it, and is else that of the weights.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Trainer:
         self.done, self.tokens = 0, 0
 
     def step(self) -> dict[str, float]:
-        """Take the next one; what it met before it changed the weights. Raises Diverged, all being as it was."""
+        """Take the next step; its metrics, measured before the update. Raises Diverged, weights and random state unchanged."""
         random = _random_state(self.device)
         number, epoch, chosen = self.done, self.steps[self.done].epoch, [self.rows[i] for i in self.steps[self.done].rows]
         rate = self.optimization.rate(number, len(self.steps))
@@ -226,7 +226,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def precisely(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Matrix products in the precision asked for; weights, sums and losses stay as they are."""
+    """For bfloat16, the blocks' matrix products in it, the head in float32; any other precision is that of the weights."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 

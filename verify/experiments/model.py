@@ -1,6 +1,7 @@
-"""The two GPT-2s are one model, and what makes training fast, small or parallel changes nothing that is computed.
+"""The two GPT-2s are one model, and what makes training fast or small changes nothing that is computed.
 
-All in float64, on a model of two layers away from every special value, so that only rounding may part what should be equal.
+Unless a claim says otherwise in float64, on a model of two layers away from every special value, so that only rounding may part
+what should be equal.
 """
 
 from collections.abc import Callable, Sequence
@@ -172,10 +173,10 @@ def run_by_hand(rng: Rng) -> Measured:
     now, losses, moments = start, [], AdamW(**settings).start(start)
     for _ in range(50):
         logits, cache = forward(now, CONFIG.heads, tokens, mask)
-        chosen = sequence_logps(logits, tokens, response)
-        found = dpo(chosen.logps[::2], chosen.logps[1::2], reference[::2], reference[1::2])
+        scores = sequence_logps(logits, tokens, response)
+        found = dpo(scores.logps[::2], scores.logps[1::2], reference[::2], reference[1::2])
         arriving = np.stack([found.grad_policy_chosen_logps, found.grad_policy_rejected_logps], 1).reshape(-1) / len(groups)
-        grads = backward(cache, arriving[:, None, None] * chosen.grad_logits)
+        grads = backward(cache, arriving[:, None, None] * scores.grad_logits)
         now, moments = AdamW(**settings).step(now, grads, moments)
         losses.append(found.losses.mean())
     last = forward(now, CONFIG.heads, tokens, mask)[0]
@@ -236,7 +237,7 @@ def _widths(groups: Sequence[Group]) -> list[int]:
 def _packing(rng: Rng, wrong: AbstractContextManager[object]) -> Measured:
     """The packed pass against two padded ones of the policy and two of the reference; then with something wrong."""
     asked_for, policy, reference = objective("dpo"), model(weights(rng)), model(weights(rng))
-    groups = asked_for.groups(pairs(rng)[1:])
+    groups = asked_for.groups(pairs(rng)[1:])  # no prompt twice: the wrong variants know nothing of merged rows
     rows = padded(groups)
 
     def plain(made: GPT, side: int) -> Tensor:
@@ -259,7 +260,7 @@ def _packing(rng: Rng, wrong: AbstractContextManager[object]) -> Measured:
         return Measured(true, gap())
 
 
-@claim("chunked-head", (0, 1e-12), "log-probabilities and gradients, relative to the largest entry")
+@claim("chunked-head", (0, 1e-12), "gradients in states and weight, relative to the largest entry")
 def chunked_head(rng: Rng) -> Measured:
     """A head that computes its logits in chunks and drops them gives the gradients of one that holds them all.
     False: The gradient in the head's weight is that of one chunk.
