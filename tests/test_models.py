@@ -26,7 +26,7 @@ from verify.contract import METHODS, MODELS
 from verify.judge import compare
 from verify.oracle import Exact, steps
 from verify.oracle.network import backward
-from verify.oracle.numbers import ONE, ZERO, digits
+from verify.oracle.numbers import ONE, ZERO, branches, digits
 from verify.own import with_numpy
 from verify.weights import Weights, read
 
@@ -48,6 +48,7 @@ def test_gradients_of_the_oracle_are_the_slopes_of_its_losses(method: str, seed:
     """All weights moved at once: two points leave h² of the slope. KTO's point, a constant, is here one: it is clamped."""
     inputs, rng, h = small(method, seed), np.random.default_rng(9), Decimal("1e-15")
     rest = {name: x for name, x in inputs.items() if not name.endswith("weights")}
+    branches.take()  # others may have left theirs
     with digits(60):
         weights, reference = (steps.decimals(inputs[name].arrays) for name in ("weights", "reference_weights"))
         direction = {name: np.array(rng.integers(-3, 4, w.shape).tolist(), object) * ONE for name, w in weights.items()}
