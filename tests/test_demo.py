@@ -61,7 +61,7 @@ def test_wins_by_hand() -> None:
     assert abs(demo.wins(np.log(law), np.log(other), rewards) - right) <= 1e-12
 
 
-def from_tables(truth: Truth, size: int, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def from_tables(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Two models whose responses are drawn from tables and scored by them: a token is a response."""
 
     class Table:
@@ -95,7 +95,7 @@ def from_tables(truth: Truth, size: int, monkeypatch: pytest.MonkeyPatch) -> lis
 
 def test_what_is_drawn_agrees_with_what_is_summed(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 4 standard errors, which must be small beside what they could miss."""
-    found, texts = demo.drawn(from_tables(truth, 400, monkeypatch), PROMPTS, 400, 0)
+    found, texts = demo.drawn(from_tables(truth, monkeypatch), PROMPTS, 400, 0)
     exact = demo.exact(truth, BETA)
     due = {name: exact["dpo"][name] for name in ("reward", "kl", "wins")} | {"SFT's reward": exact["sft"]["reward"]}
     for name, value in due.items():
@@ -106,6 +106,21 @@ def test_what_is_drawn_agrees_with_what_is_summed(truth: Truth, monkeypatch: pyt
         assert abs(mean - value) <= 4 / 1.96 * half
     assert list(texts) == list(found["kl by prompt"]) == PROMPTS
     assert all(text in [*world.responses(prompt), " garbled"] for prompt, pair in texts.items() for text in pair)
+
+
+def test_two_policies_of_one_law_are_drawn_apart(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = truth._replace(laws=truth.laws | {"dpo": truth.laws["sft"]})
+    found, _ = demo.drawn(from_tables(same, monkeypatch), PROMPTS, 50, 0)
+    assert found["reward"] != found["SFT's reward"] and found["kl"] == (0, 0)
+
+
+def test_what_no_response_has_of_the_law_is_other_texts(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    logps = truth.laws["sft"][0]
+    monkeypatch.setattr(demo, "scored", lambda model, groups: torch.tensor(logps[:-1]))
+    found = demo.law(GPT(Config(300, 8, 4, 1, 1)), Tokenizer.train([], 257), PROMPTS[:1])
+    assert np.all(abs(found - logps) <= 1e-12)
 
 
 def test_intervals_hold_what_they_should() -> None:
