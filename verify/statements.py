@@ -2,7 +2,7 @@
 
 They say nothing about the implementation that is judged. Kinds, counted apart: `theory`, proved or measured on finite worlds;
 `errata`, where a belief is refuted and its correction holds; `experiment`, what the toy worlds back; `model`, that the ways of
-training the tiny GPT are one.
+training the tiny GPT are one; `pipeline`, that nothing is lost on the way from text to its step.
 """
 
 import fnmatch
@@ -29,6 +29,7 @@ KINDS = {  # of the modules that state something
     "verify.theory.errata_dpo": "errata",
     "verify.theory.errata_family": "errata",
     "verify.experiments.model": "model",
+    "verify.experiments.pipeline": "pipeline",
 }
 
 
@@ -61,7 +62,7 @@ class Chosen(NamedTuple):
     absent: dict[str, str]
 
 
-def select(glob: str, kinds: Iterable[str] = ("theory", "errata", "experiment", "model")) -> Chosen:
+def select(glob: str, kinds: Iterable[str] = ("theory", "errata", "experiment", "model", "pipeline")) -> Chosen:
     """The statements of some kinds whose id matches."""
     chosen, head = Chosen({}, {}), re.split(r"[*?[]", glob)[0]
     for module, kind in KINDS.items():

@@ -1,8 +1,10 @@
 """What a selftest finds, and what it is held to."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from toy.experiment import said, span
+from verify.bugs import catalogue
 from verify.bugs.museum import Bug
 from verify.bugs.mutants import Mutant
 from verify.bugs.specimen import SOURCES
@@ -49,16 +51,27 @@ class Findings(NamedTuple):
     survivors: list[Survivor]
     stale: list[str]  # listed as equivalent, but caught or gone
     idle: list[str] | None  # vectors that catch nothing alone; None where that was not asked
-    variants: list[Ruling]  # claims about the mathematics, whose false variants must be refuted
+    variants: list[Ruling]  # claims about no implementation, whose false variants must be refuted
 
     @property
     def indistinct(self) -> list[Ruling]:
         """Claims that their false variant passes too."""
-        return [ruling for ruling in self.variants if not ruling.measured.false.refutes(ruling.statement.allowed)]
+        return [ruling for ruling in self.variants if not _is_distinct(ruling)]
+
+    @property
+    def caught(self) -> dict[str, bool]:
+        """By exhibit and by claim, whether it was caught: an exhibit by every operation that it names."""
+        escaped = {exhibit.bug.id for exhibit in self.bugs if exhibit.catch is None}
+        exhibits = {exhibit.bug.id: exhibit.bug.id not in escaped for exhibit in self.bugs}
+        return exhibits | {ruling.statement.id: _is_distinct(ruling) for ruling in self.variants}
 
     @property
     def listed(self) -> int:
         return sum(survivor.reason is not None for survivor in self.survivors)
+
+
+def _is_distinct(ruling: Ruling) -> bool:
+    return ruling.measured.false.refutes(ruling.statement.allowed)
 
 
 class Bar(NamedTuple):
@@ -81,17 +94,27 @@ def bars(found: Findings, *, whole: bool) -> list[Bar]:
         Bar(f"listed {found.listed / total:.2%}, at most {LISTED_AT_MOST:.1%}", found.listed / total <= LISTED_AT_MOST),
     ]
     refuted = len(found.variants) - len(found.indistinct)
-    variants = Bar(f"theory: false variants refuted {refuted} of {len(found.variants)}", not found.indistinct)
+    variants = Bar(f"claims: false variants refuted {refuted} of {len(found.variants)}", not found.indistinct)
     return [
         Bar(f"the specification itself misses {len(found.missed)} of its own trials", not found.missed),
         Bar(f"museum: caught {seen} of {len(found.bugs)}", seen == len(found.bugs)),
         Bar(f"controls: acquitted {free} of {len(found.controls)}", free == len(found.controls)),
+        catalogued(found.caught, whole=whole),
         Bar(f"general mutants: killed {killed} of {found.mutants}, {unlisted} survive unexplained", unlisted == 0),
         *(shares if whole else []),
         Bar(f"listed as equivalent: {found.listed}, and {len(found.stale)} that are caught or gone", not found.stale),
         *([variants] if found.variants else []),
         *([] if found.idle is None else [Bar(f"vectors that catch nothing alone: {len(found.idle)}", not found.idle)]),
     ]
+
+
+def catalogued(caught: dict[str, bool], *, whole: bool) -> Bar:
+    """Whether all that is to catch a bug of the catalogue does, of every bug, or of those that a part of the suite reaches."""
+    due = [entry for entry in catalogue.BUGS if whole or entry.tried <= caught.keys()]
+    seen = [entry for entry in due if all(caught.get(name) for name in entry.tried)]
+    ways = Counter(way for entry in seen for way in entry.how)
+    told = f"catalogue: caught {len(seen)} of {len(due)} bugs, {ways['museum']} as exhibits, {ways['claim']} by claims"
+    return Bar(told, len(seen) == len(due))
 
 
 def text(found: Findings) -> str:
@@ -103,7 +126,7 @@ def text(found: Findings) -> str:
         "Survivors": [line for survivor in found.survivors for line in _survivor_lines(survivor)],
         "Listed as equivalent, but caught or gone": [f"  {line}" for line in found.stale],
         "Vectors that catch nothing alone": [f"  {line}" for line in found.idle or []],
-        "False variants of claims about the mathematics": list(map(_variant_line, found.variants)),
+        "False variants of claims": [line for ruling in found.variants for line in _variant_lines(ruling)],
     }
     return "\n".join(f"{title}\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines)
 
@@ -120,10 +143,11 @@ def _control_line(exhibit: Exhibit) -> str:
     return f"  {exhibit.bug.id:<40} {exhibit.operation:<24} {verdict}"
 
 
-def _variant_line(ruling: Ruling) -> str:
-    statement, false = ruling.statement, ruling.measured.false
+def _variant_lines(ruling: Ruling) -> list[str]:
+    statement, (_, false, numbers) = ruling.statement, ruling.measured
     verdict = "refuted" if false.refutes(statement.allowed) else "NOT REFUTED: this claim cannot fail"
-    return f"  {statement.id:<48} {verdict}: {said(false)}, where the truth allows {span(statement.allowed)}"
+    head = f"  {statement.id:<48} {verdict}: {said(false)}, where the truth allows {span(statement.allowed)}"
+    return [head, *(f"      {bug} {value:.3g}" for bug, value in numbers.items() if ruling.kind == "pipeline")]
 
 
 def _survivor_lines(survivor: Survivor) -> list[str]:

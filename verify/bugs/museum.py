@@ -2,8 +2,8 @@
 
 Every one of them let training run on. Whoever changes the suite must still catch them all. A bug lives in the file where this
 specification does what the library did, or gpt_tiny where it takes a whole model; what only a data pipeline can get wrong
-(tokenizers, adapters, accumulation in a trainer) is not here. Under "Conventions" stand readings that are right under another
-name: a convention is an operation of its own, never a tolerance, so one must not pass for the other.
+(tokenizers, adapters, metrics) breaks a claim in its place, as `catalogue.txt` lists. Under "Conventions" stand readings that
+are right under another name: a convention is an operation of its own, never a tolerance, so one must not pass for the other.
 
 CONTROLS are the opposite: rewrites that are right, which the suite must not accuse.
 

@@ -1,10 +1,11 @@
 """Proves that the suite can fail: every bug of the museum and every small change of the specification must be caught, and
-every claim about the mathematics must fail on the false variant that it declares.
+every claim about the mathematics and the tiny GPT must fail on the false variant that it declares.
 
   python -m verify selftest                            all of it, about two minutes
   python -m verify selftest --only offline/dpo.py      the bugs and mutants of one file
   python -m verify selftest --only 'orpo-*'            some bugs of the museum
   python -m verify selftest --only 'theory.*'          the false variants of the theory
+  python -m verify selftest --only 'pipeline.*'        bugs on the way from text to a step, which no operation has
   python -m verify selftest --vectors                  also: every frozen vector catches something all by itself
 
 Each change is a copy of the specification in memory, judged in this process on the cases of the operations that it reaches,
@@ -36,6 +37,7 @@ from verify.bugs.trials import Trial, finding, misdescribed, trials, unlike_nump
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 FROZEN = re.compile(r"vector \d+, float\d\d")  # the name of a vector's own trial
 SEED = 20
+DECIDED = ("theory", "errata", "model", "pipeline")  # kinds of claims whose false variants are tried
 WHOLE = {"contract.py": misdescribed, "arrays.py": unlike_numpy}  # what is asked of a file beyond its operations
 
 Item = TypeVar("Item")
@@ -172,8 +174,8 @@ def find(only: str, seed: int, *, alone: bool) -> Findings:
 
 
 def rulings(only: str) -> list[statements.Ruling]:
-    """Of the claims about the mathematics whose id matches. Raises ModuleNotFoundError where some cannot be loaded."""
-    chosen = statements.select(only, ("theory", "errata"))
+    """Of the claims whose id matches, but the toy worlds'. Raises ModuleNotFoundError where some cannot be loaded."""
+    chosen = statements.select(only, DECIDED)
     for module, reason in chosen.absent.items():
         raise ModuleNotFoundError(f"{module} cannot be decided: {reason}")
     total = sum(map(len, chosen.statements.values()))
@@ -184,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "python -m verify selftest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--only", default="*", metavar="GLOB", help="files, bugs of the museum, claims of the theory")
+    made.add_argument("--only", default="*", metavar="GLOB", help="files, bugs of the museum, claims")
     made.add_argument("--vectors", action="store_true", help="also try every frozen vector alone")
     made.add_argument("--seed", type=int, default=SEED, help=f"of the fresh cases (default {SEED})")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the findings for programs")
@@ -194,8 +196,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     options, start = parser().parse_args(arguments), time.monotonic()
     named = [*SOURCES, *(bug.id for bug in BUGS + BUGS_OF_MODELS + CONTROLS)]
-    if not fnmatch.filter(named, options.only) and not statements.select(options.only).statements:
-        parser().error(f"--only must match a file of the specification, a bug or a claim of the theory, got {options.only!r}")
+    if not fnmatch.filter(named, options.only) and not statements.select(options.only, DECIDED).statements:
+        parser().error(f"--only must match a file of the specification, a bug or a claim, got {options.only!r}")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         found = find(options.only, options.seed, alone=options.vectors)
