@@ -31,7 +31,7 @@ from .on_policy import Experience, OnPolicy
 from .on_policy_trainer import OnPolicyTrainer
 from .packed import Group, Ids
 from .reference import held
-from .rollouts import Rows, layout, logps_by_token, quiet
+from .rollouts import Rows, by_token, layout, logps_by_token, quiet
 from .trainer import Optimization, Step
 from .value_model import ValueModel
 
@@ -51,8 +51,13 @@ class World(NamedTuple):
 
     rewards: Tensor  # [P, K]
     reference: GPT
-    reference_logps: Tensor  # [P, K]
+    reference_tokens: Tensor  # [P K, T], log-probabilities
     beta: float
+
+    @property
+    def reference_logps(self) -> Tensor:
+        """log π_ref [P, K]."""
+        return of_responses(self.reference_tokens)
 
     def objective(self, logps: Tensor) -> Tensor:
         """J of a law [P, K], the mean over prompts, in the tape: its gradient is the hand-written one."""
@@ -86,7 +91,7 @@ def world(seed: int = 0, beta: float = 0.5) -> World:
     reference = GPT(SIZE).double()
     reference.load_weights({name: w if w.ndim == 1 else 10 * w for name, w in weights.items()})
     rewards = torch.tensor(rng.standard_normal((len(PROMPTS), len(RESPONSES))))
-    return World(rewards, reference.requires_grad_(False), law(reference), beta)
+    return World(rewards, reference.requires_grad_(False), tokens(reference).detach(), beta)
 
 
 @cache
@@ -100,14 +105,19 @@ def rows() -> Rows:
     return layout(GROUPS)
 
 
-def tokens(model: GPT) -> Tensor:
+def tokens(model: GPT, temperature: float = 1.0) -> Tensor:
     """Log-probabilities [P K, T] of all tokens of all responses, in the tape."""
-    return logps_by_token(model, rows())
+    return logps_by_token(model, rows(), temperature)
+
+
+def of_responses(logps: Tensor) -> Tensor:
+    """[P K, T] -> [P, K]: log π of the responses, whose probabilities add up to 1 in every row."""
+    return logps.sum(dim=1).reshape(len(PROMPTS), -1)
 
 
 def laws(model: GPT) -> Tensor:
-    """log π [P, K], in the tape; a row's probabilities add up to 1."""
-    return tokens(model).sum(dim=1).reshape(len(PROMPTS), -1)
+    """log π [P, K], in the tape."""
+    return of_responses(tokens(model))
 
 
 def law(model: GPT) -> Tensor:
@@ -152,25 +162,34 @@ def sampling(here: World, objective: OnPolicy, steps: int, optimization: Optimiz
     return OnPolicyTrainer(here.policy(), objective, rows, course, optimization, here.reward, holding, EOS, seed, critic=critic)
 
 
-def expected_loss(objective: OnPolicy, here: World, logps: Tensor) -> Tensor:
-    """A method's loss on average over all groups of two that the policy may draw, in the tape, from log-probabilities [P K, T].
+def expected_loss(objective: OnPolicy, here: World, logps: Tensor, old: Tensor | None = None) -> Tensor:
+    """A method's loss on average over all groups of two that may be drawn, in the tape, from log-probabilities [P K, T].
 
-    Its gradient is what the method follows on average: the probabilities of the groups, and all that it holds constant, are so.
+    Drawn from the policy itself, or from another, of log-probabilities `old`. The gradient is what the method follows on
+    average: the probabilities of the groups, and all that it holds constant, are so.
     """
+    old = logps.detach() if old is None else old
+    each = zip(range(len(PROMPTS)), *(of.split(len(RESPONSES)) for of in (logps, old)), strict=True)
+    return torch.stack([_of_prompt(objective, here, *one) for one in each]).mean()
+
+
+def _of_prompt(objective: OnPolicy, here: World, prompt: int, logps: Tensor, old: Tensor) -> Tensor:
+    """The same for one prompt, of log-probabilities [K, T]."""
     size = len(RESPONSES)
     pairs = torch.cartesian_prod(torch.arange(size), torch.arange(size))
-    old, reference = logps.detach(), tokens(here.reference).detach()
-    chances = old.sum(dim=1).exp().reshape(-1, size)[:, pairs].prod(dim=2)  # [P, K K]
-    total = torch.zeros((), dtype=logps.dtype)
-    for prompt in range(len(PROMPTS)):
-        drawn = prompt * size + pairs.flatten()
-        sampled, held_against, no_values = (of[drawn] for of in (old, reference, torch.zeros_like(old)))
-        no_pairs = torch.zeros((len(pairs), 0, 2), dtype=torch.int64), torch.zeros((len(pairs), 0), dtype=torch.bool)
-        drawn_rows = Rows(*(part[drawn] for part in rows()))
-        x = Experience(drawn_rows, here.rewards[prompt][pairs], sampled, held_against, no_values, *no_pairs)
-        weighed = _weights_of_groups(objective, x) * objective.made.losses(objective, x, logps[drawn])
-        total = total + (chances[prompt] * weighed.reshape(len(pairs), -1).sum(dim=1)).sum()
-    return total / len(PROMPTS)
+    drawn, mine = pairs.flatten(), slice(prompt * size, (prompt + 1) * size)
+    x = Experience(
+        Rows(*(part[drawn] for part in rows().of(mine))),
+        here.rewards[prompt][pairs],
+        old[drawn],
+        here.reference_tokens[mine][drawn],
+        torch.zeros_like(old[drawn]),
+        torch.zeros((len(pairs), 0, 2), dtype=torch.int64),
+        torch.zeros((len(pairs), 0), dtype=torch.bool),
+    )
+    weighed = _weights_of_groups(objective, x) * objective.made.losses(objective, x, logps[drawn])
+    chances = old.sum(dim=1).exp()[pairs].prod(dim=1)
+    return chances @ weighed.reshape(len(pairs), -1).sum(dim=1)
 
 
 def _weights_of_groups(objective: OnPolicy, x: Experience) -> Tensor:
@@ -182,3 +201,65 @@ def _weights_of_groups(objective: OnPolicy, x: Experience) -> Tensor:
         first = int(where.nonzero()[0, 0])
         found[where] = objective.made.weights(objective, x.of(slice(first, first + 1)))
     return found.reshape(x.old_logps.shape)
+
+
+# --- Laws without a network --------------------------------------------------------------------------------------------------
+
+PREFIXES = [ids for length in range(LONGEST) for ids in product(range(TOKENS), repeat=length)]
+
+
+@cache
+def _places() -> tuple[Tensor, Tensor]:
+    """Of each token of rows() its prompt's and prefix's place, and the token; [M], row after row."""
+    found = [
+        (p * len(PREFIXES) + PREFIXES.index(tuple(response[:t])), token)
+        for p in range(len(PROMPTS))
+        for response in RESPONSES
+        for t, token in enumerate(response)
+    ]
+    place, token = torch.tensor(found).T
+    return place, token
+
+
+def of_table(logits: Tensor) -> Tensor:
+    """Log-probabilities [P K, T] of a law that has logits [P, prefixes, tokens] of its own after every prefix, in the tape."""
+    place, token = _places()
+    return by_token(torch.log_softmax(logits.flatten(0, 1), dim=1)[place, token], rows().mask)
+
+
+def table_of(model: GPT) -> Tensor:
+    """The logits [P, prefixes, tokens] with which a table is a network's law."""
+    groups = [[*prompt, *prefix] for prompt in PROMPTS for prefix in PREFIXES]
+    with quiet(model):
+        last = [model(torch.tensor([ids]), torch.ones((1, len(ids)), dtype=torch.bool))[0, -1] for ids in groups]
+    return torch.log_softmax(torch.stack(last), dim=1).reshape(len(PROMPTS), len(PREFIXES), -1)
+
+
+def rest(objective: OnPolicy, here: World, steps: int = 400, rate: float = 1.0) -> Tensor:
+    """Where a method comes to rest: log-probabilities [P K, T] of a law, from the reference on, at which its expected gradient is 0.
+
+    Natural gradient in a table: that of the logits after a prefix over the probability of coming there and of the token. A step
+    that is longer than the one before halves the rate. ArithmeticError where the gradient is not 0 in the end.
+    """
+    logits, before = table_of(here.reference), torch.inf
+    for _ in range(steps):
+        logits.requires_grad_()
+        logps = of_table(logits)
+        (slope,) = torch.autograd.grad(expected_loss(objective, here, logps), logits)
+        step = slope / _chances(logits.detach())
+        if (size := float(step.abs().max())) > before:
+            rate /= 2
+        logits, before = logits.detach() - rate * step.clamp(-1, 1), size
+    if not slope.abs().max() < 1e-10:
+        raise ArithmeticError(f"rest: the gradient must be 0 after {steps} steps, got {float(slope.abs().max())}")
+    return logps.detach()
+
+
+def _chances(logits: Tensor) -> Tensor:
+    """Of coming to a prefix and drawing a token after it [P, prefixes, tokens]."""
+    laws, reached = torch.softmax(logits, dim=2), torch.ones(logits.shape[:2], dtype=logits.dtype)
+    for place, prefix in enumerate(PREFIXES):
+        if prefix:
+            before = PREFIXES.index(prefix[:-1])
+            reached[:, place] = reached[:, before] * laws[:, before, prefix[-1]]
+    return reached[:, :, None] * laws

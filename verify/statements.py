@@ -29,6 +29,7 @@ KINDS = {  # of the modules that state something
     "verify.theory.errata_dpo": "errata",
     "verify.theory.errata_family": "errata",
     "verify.experiments.model": "model",
+    "verify.experiments.on_policy": "model",
 }
 
 
