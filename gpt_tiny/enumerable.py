@@ -236,10 +236,11 @@ def table_of(model: GPT) -> Tensor:
 
 
 def rest(objective: OnPolicy, here: World, steps: int = 400, rate: float = 1.0) -> Tensor:
-    """Where a method comes to rest: log-probabilities [P K, T] of a law, from the reference on, at which its expected gradient is 0.
+    """Where a method comes to rest: log-probabilities [P K, T] of a law at which its expected gradient is 0.
 
-    Natural gradient in a table: that of the logits after a prefix over the probability of coming there and of the token. A step
-    that is longer than the one before halves the rate. ArithmeticError where the gradient is not 0 in the end.
+    From the reference on by the natural gradient in a table: that of the logits after a prefix over the probability of coming
+    there and of the token. A step that is longer than the one before halves the rate. ArithmeticError where the gradient is not
+    0 in the end.
     """
     logits, before = table_of(here.reference), torch.inf
     for _ in range(steps):
