@@ -3,17 +3,32 @@
 All in float64. A gradient is over the weights of the network, an expectation over all groups of two responses that it may draw.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gpt_tiny import enumerable
+from gpt_tiny.data import Place, TokenizedPrompt
 from gpt_tiny.enumerable import World, expected_loss, fit_preferences, law, laws, total_variation, world
+from gpt_tiny.lora import adapters_off, add_adapters, merged_weights
 from gpt_tiny.model import GPT
+from gpt_tiny.model_by_hand import Config, initial_weights
 from gpt_tiny.on_policy import ON_POLICY, OnPolicy
+from gpt_tiny.on_policy_trainer import OnPolicyTrainer
+from gpt_tiny.packed import Group, Ids
+from gpt_tiny.reference import held
+from gpt_tiny.rewards import Reward, by_function
+from gpt_tiny.rollouts import quiet, scored_by_token
+from gpt_tiny.sampling import _drawn as draw
+from gpt_tiny.sampling import sample
+from gpt_tiny.tokenizer import Tokenizer
+from gpt_tiny.trainer import Optimization, Step
+from minipref import advantages_dr_grpo
 from toy.experiment import Measured, Reading
 from verify.theory.claim import exact
 
@@ -128,3 +143,157 @@ def dpo_reaches(rng: Rng) -> Measured:
         Reading(total_variation(reached, here.optimum)),
         Reading(total_variation(reached, torch.log_softmax(here.rewards / here.beta, dim=1))),
     )
+
+
+# --- What a rollout is learned from ------------------------------------------------------------------------------------------
+
+
+def text_trainer(method: str, rng: Rng, reward: Reward, **more: Any) -> tuple[OnPolicyTrainer, Tokenizer]:
+    """A policy over the tokens of some text, far from uniform; its adapters are what learns."""
+    tokenizer = Tokenizer.train(["The cat sat on the mat. The dog sat on the log."] * 4, 280)
+    config = Config(tokenizer.vocab_size, 24, 16, 2, 4)
+    start = initial_weights(config, int(rng.integers(1000)), np.float64)
+    model = GPT(config).double()
+    model.load_weights({name: 5 * w + 0.2 * rng.standard_normal(w.shape) for name, w in start.items()})
+    add_adapters(model, rank=2, alpha=8, seed=1)
+    prompts = [TokenizedPrompt(Place("drawn", n), tokenizer.encode(text)) for n, text in enumerate(("The cat", "A dog", "On"))]
+    numbers = {name: number.value for name, number in ON_POLICY[method].numbers.items()}
+    asked = OnPolicy(method, "drawn", numbers, **{"group_size": 4, "max_tokens": 8, **more})
+    course, eos = [Step(1.0, [0, 1, 2])] * 3, tokenizer.eos
+    return OnPolicyTrainer(model, asked, prompts, course, Optimization(1e-2), reward, held(model, "lora"), eos), tokenizer
+
+
+def by_sum(groups: Sequence[Group]) -> Tensor:
+    return torch.tensor([float(sum(ids) % 7) for _, responses in groups for ids in responses], dtype=torch.float64)
+
+
+@claim("rollout-ids", (0, 0), "share of the responses whose tokens differ")
+def rollout_ids(rng: Rng) -> Measured:
+    """An update learns from the tokens that were drawn, bit for bit.
+    False: Or from those of their text, tokenized again.
+    Source: huggingface/trl issue 2881; verify/bugs/catalogue.txt
+    """
+    trainer, tokenizer = text_trainer("grpo", rng, by_sum)
+    drawn: list[Ids] = []
+
+    def recorded(*args: Any, **kwargs: Any) -> list[Ids]:
+        drawn.extend(sample(*args, **kwargs))
+        return drawn
+
+    with mock.patch("gpt_tiny.on_policy_trainer.sample", recorded):
+        groups, scores, _ = trainer.sampled(trainer.rows, rng)
+    rows = trainer.experience(groups, scores, rng).rows
+    learned = [row[kept].tolist() for row, kept in zip(rows.targets, rows.mask, strict=True)]
+    again = [tokenizer.encode(tokenizer.decode(ids)) for ids in drawn]
+    true, false = (np.mean([a != b for a, b in zip(drawn, other, strict=True)]) for other in (learned, again))
+    return Measured(Reading(float(true)), Reading(float(false)))
+
+
+@claim("sampler-ratio", (0, 1e-10), "largest |log π - log of the sampler's probability|, in nats, over all tokens of a rollout")
+def sampler_ratio(rng: Rng) -> Measured:
+    """In the first update after a rollout the ratio of the policy to what sampled is 1 at every token, at any temperature.
+    False: It is with log-probabilities of softmax(logits).
+    Source: huggingface/trl pull request 3029
+    """
+    trainer, _ = text_trainer("grpo", rng, by_sum, temperature=0.7)
+    columns: list[Tensor] = []
+
+    def recorded(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
+        drawn = draw(logits, temperature, top_k, generator)
+        columns.append(torch.log_softmax(logits / temperature, dim=1).gather(1, drawn[:, None]))
+        return drawn
+
+    with mock.patch("gpt_tiny.sampling._drawn", recorded):
+        groups, scores, _ = trainer.sampled(trainer.rows, rng)
+    x = trainer.experience(groups, scores, rng)
+    sampled = torch.cat(columns, dim=1)[:, : x.rows.mask.shape[1]].where(x.rows.mask, 0.0)
+    plain = scored_by_token(trainer.model, x.rows)
+    true, false = (Reading.worst((logps - sampled).numpy()) for logps in (x.old_logps, plain))
+    return Measured(true, false)
+
+
+@claim("update-divisor", (0, 1e-12), "largest |Σ weights - 1| of an update")
+def update_divisor(rng: Rng) -> Measured:
+    """An update divides by the tokens of the completions that it learns from.
+    False: By those of the batch that was generated for several updates.
+    Source: huggingface/trl issue 3938; arXiv:2503.14476v2 eq. 8
+    """
+    trainer, _ = text_trainer("dapo", rng, by_sum, minibatches=3, tries=1)
+    groups, scores, _ = trainer.sampled(trainer.rows, rng)
+    x, weights = trainer.experience(groups, scores, rng), ON_POLICY["dapo"].weights
+    parts = [x.of(part) for part in trainer.parts(len(scores))]
+    sums = torch.stack([weights(trainer.objective, part).sum() for part in parts])
+    whole = torch.stack([part.rows.mask.sum() / x.rows.mask.sum() for part in parts])
+    return Measured(Reading.worst((sums - 1).numpy()), Reading(float((whole - 1).abs().min())))
+
+
+@claim("missing-rewards", (0, 0), "rewards that are missing, and are taken for a number")
+def missing_rewards(rng: Rng) -> Measured:
+    """A reward that is missing is an error, neither 0 nor left out of its group's mean; a reward of 0 is one.
+    False: `reward or another` tells the two apart.
+    Source: OpenRLHF pull request 1219; huggingface/trl issue 5902
+    """
+    tokenizer = Tokenizer.train(["a b"] * 2, 258)
+
+    def taken(answers: Sequence[float | None]) -> bool:
+        with mock.patch("gpt_tiny.world.scores", lambda prompts, completions: answers):
+            try:
+                found = by_function("gpt_tiny.world:scores", tokenizer)([([1], [[2], [3]])])
+            except ValueError:
+                return False
+        return found.tolist() == [*answers]
+
+    missing: list[list[float | None]] = [[None, 1.0], [1.0, None], [float("nan"), 1.0], [1.0]]
+    wrong = sum(taken(answers) for answers in missing) + (not taken([0.0, 1.0]))
+    confused = sum((reward or "another") == "another" for reward in (0.0, 0))
+    return Measured(Reading(float(wrong)), Reading(float(confused)))
+
+
+@claim("group-of-one", (0, 0), "methods that take a group of one response")
+def group_of_one(rng: Rng) -> Measured:
+    """A group of one response, of which nothing can be learned, is refused before anything is sampled.
+    False: The papers' formula refuses it: R - mean has an advantage to learn from.
+    Source: OpenRLHF issue 1250; huggingface/trl issue 4662
+    """
+
+    def taken(method: str) -> bool:
+        numbers = {name: number.value for name, number in ON_POLICY[method].numbers.items()}
+        try:
+            OnPolicy(method, "drawn", numbers, group_size=1)
+        except ValueError:
+            return False
+        return True
+
+    alone = advantages_dr_grpo.formula(torch.tensor([[0.7]], dtype=torch.float64)).advantages
+    return Measured(Reading(float(sum(map(taken, ON_POLICY)))), Reading(float((alone == 0).sum())))
+
+
+@claim("fresh-rollouts", (0, 1e-12), "largest difference of two logits over 1 + |logit|")
+def fresh_rollouts(rng: Rng) -> Measured:
+    """Every rollout is drawn from the weights that the update before it left, adapters included.
+    False: From the base under the adapters.
+    Source: huggingface/trl issue 2873
+    """
+    trainer, _ = text_trainer("grpo", rng, by_sum)
+    tokens, sampled, merged, bases = torch.tensor([[5, 6, 7]]), [], [], []
+
+    def logits(model: GPT) -> Tensor:
+        with quiet(model):
+            return model(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+    def recorded(model: GPT, *args: Any, **kwargs: Any) -> list[Ids]:
+        sampled.append(logits(model))
+        plain = GPT(model.config).double()
+        plain.load_weights(merged_weights(trainer.model))
+        merged.append(logits(plain))
+        with adapters_off(model):
+            bases.append(logits(model))
+        return sample(model, *args, **kwargs)
+
+    with mock.patch("gpt_tiny.on_policy_trainer.sample", recorded):
+        for _ in range(3):
+            trainer.step()
+    right = torch.stack(merged[1:])
+    gaps = (((torch.stack(found[1:]) - right) / (1 + right.abs())).numpy() for found in (sampled, bases))
+    true, false = map(Reading.worst, gaps)
+    return Measured(true, false)
