@@ -29,7 +29,7 @@ toy: .venv/ready ## run the exactly solvable worlds: out/toy/index.html has thei
 	.venv/bin/python -m toy all
 
 demo: .venv/ready ## a generated text world with a known reward: tokenizer, SFT, DPO, and how near they come to the truth
-	.venv/bin/python -m gpt_tiny demo --out out/demo
+	.venv/bin/python -m gpt_tiny demo --out out/demo --resume
 
 bench: .venv/ready .venv-trl/ready ## work, speed and memory of a training step: plain, fast, and TRL's, side by side
 	.venv/bin/python -m gpt_tiny bench

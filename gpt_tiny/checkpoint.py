@@ -22,11 +22,13 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from .model_by_hand import Config
+from .model_by_hand import SCORE, Config
 from .tokenizer import Tokenizer
 
 Arrays = Mapping[str, np.ndarray]
+Model = tuple[Config, dict[str, np.ndarray], Tokenizer]
 
+SCORED = "GPT2ForSequenceClassification"
 BESIDE_CONFIG = ("weights.npz", "vocab.json", "merges.txt")
 SIZES = {"vocab_size": "vocab_size", "context": "n_positions", "width": "n_embd", "layers": "n_layer", "heads": "n_head"}
 IMPLEMENTED: dict[str, tuple[Any, ...]] = {  # values of GPT-2's fields that mean the model here, the default first
@@ -189,13 +191,27 @@ def save_model(folder: str | Path, config: Config, weights: Arrays, tokenizer: T
     with _building(folder / "model.part") as part:
         tokenizer.save(part)
         write_arrays(part / "weights.npz", weights)
-        _seal(part / "config.json", fields_of(config, tokenizer.eos), BESIDE_CONFIG)
+        fields = fields_of(config, tokenizer.eos) | ({"architectures": [SCORED]} if SCORE in weights else {})
+        _seal(part / "config.json", fields, BESIDE_CONFIG)
         for name in (*BESIDE_CONFIG, "config.json"):
             (part / name).replace(folder / name)
 
 
-def load_model(folder: str | Path) -> tuple[Config, dict[str, np.ndarray], Tokenizer]:
-    """What `save_model` wrote. ValueError with file and rule for anything else."""
+def load_model(folder: str | Path) -> Model:
+    """What `save_model` wrote. ValueError with file and rule for anything else, a reward model included."""
+    model = _load_model(folder)
+    _need(SCORE not in model[1], f"{folder}: must be a model that predicts tokens, got a reward model")
+    return model
+
+
+def load_reward_model(folder: str | Path) -> Model:
+    """The same of a model whose weights include a score."""
+    model = _load_model(folder)
+    _need(SCORE in model[1], f"{folder}: must be a reward model, got one that predicts tokens")
+    return model
+
+
+def _load_model(folder: str | Path) -> Model:
     path = Path(folder, "config.json")
     config = config_of(path, _unseal(path))
     weights, tokenizer = read_arrays(path.with_name("weights.npz")), Tokenizer.load(folder)
@@ -226,7 +242,7 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> Config:
 
 def _check_model(folder: Path, config: Config, weights: Arrays, tokenizer: Tokenizer) -> None:
     try:
-        config.check_weights(weights)
+        config.check_scored(weights)
         for name, weight in weights.items():
             _need(np.isfinite(weight).all(), f"weights: {name} must be finite, got {weight[~np.isfinite(weight)][:1]}")
     except ValueError as error:

@@ -5,6 +5,7 @@
 A pair has two responses, chosen and rejected; a judged completion has one. What an operation takes is read from its signature:
 where it names chosen and rejected, their log-probabilities; where it names a reference, that model's as well. On pairs `sppo`
 has win rates of 1 and 0, and `plackett_luce_dpo` ranks the two. `sft` learns what was chosen, or found desirable, or a text.
+`bradley_terry` learns what responses are worth, with a reward model for the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,13 @@ from minipref.defaults import DEFAULTS
 from .data import TokenizedCompletion, TokenizedPair, TokenizedRow
 from .model import GPT, Head
 from .packed import Group, Ids, pack
+from .value_model import ValueModel
 
 PAIRED = (
     "dpo", "cdpo", "robust_dpo", "ipo", "ipo_length_normalized", "rso_hinge", "plackett_luce_dpo", "orpo", "simpo", "sppo",
 )  # fmt: skip
 METHODS: dict[str, Operation[Any]] = {name: REGISTRY[name] for name in (*PAIRED, "kto")}
+OPERATIONS = METHODS | {"bradley_terry": REGISTRY["bradley_terry"]}  # which learns what a response is worth
 
 
 class Loss(NamedTuple):
@@ -50,19 +53,19 @@ class Objective:
     autograd: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in ("sft", *METHODS):
-            raise ValueError(f"method must be one of sft, {', '.join(METHODS)}, got {self.method!r}")
+        if self.method not in ("sft", *OPERATIONS):
+            raise ValueError(f"method must be one of sft, {', '.join(OPERATIONS)}, got {self.method!r}")
         due = hyperparameters_of(self.method)
         if different := due ^ self.hyperparameters.keys():
             raise ValueError(f"{self.method}: hyperparameters must be {sorted(due)}, got a difference in {sorted(different)}")
         for name, value in self.hyperparameters.items():
-            interval = METHODS[self.method].inputs[name].interval
+            interval = OPERATIONS[self.method].inputs[name].interval
             if not interval.holds(value):
                 raise ValueError(f"{self.method}: {name} {interval}, got {value!r}")
 
     @property
     def operation(self) -> Operation[Any] | None:
-        return METHODS.get(self.method)
+        return OPERATIONS.get(self.method)
 
     @property
     def needs_reference(self) -> bool:
@@ -77,7 +80,7 @@ class Objective:
 
     def _group(self, row: TokenizedRow) -> Group:
         match row:
-            case TokenizedPair() if self.method in PAIRED:
+            case TokenizedPair() if self.method in (*PAIRED, "bradley_terry"):
                 return row.prompt_ids, [row.chosen_ids, row.rejected_ids]
             case TokenizedPair() if self.method == "sft":
                 return row.prompt_ids, [row.chosen_ids]
@@ -85,7 +88,7 @@ class Objective:
                 return row.prompt_ids, [row.completion_ids]
             case TokenizedCompletion() if self.method == "kto" and row.label is not None:
                 return row.prompt_ids, [row.completion_ids]
-        due = "pairs" if self.method in PAIRED else "judged completions" if self.method == "kto" else "something to learn"
+        due = {"kto": "judged completions", "sft": "something to learn"}.get(self.method, "pairs")
         raise ValueError(
             f"{row.place}: {self.method} needs {due}, got {type(row).__name__} {getattr(row, 'label', '')}".rstrip()
         )
@@ -105,6 +108,8 @@ class Objective:
         reference_point: float = 0.0,
     ) -> Loss:
         """Of groups as `groups` gives them; reference_logps [N] by response; desirable [N] and the point, in nats, for kto."""
+        if self.method == "bradley_terry":
+            return self._reward_loss(model, groups)
         head: Head = _differentiated if self.autograd else token_logps
         policy = model.response_logps(pack(groups, model.config, model.wte.weight.device), head)
         if self.operation is None:
@@ -115,9 +120,21 @@ class Objective:
             given |= self._named("reference_{}logps", reference_logps)
         given["win_rates"] = (torch.arange(len(policy.logps), device=policy.logps.device) % 2 == 0).to(policy.logps)
         arguments = {name: given[name] for name in self.operation.inputs}
-        losses = (self.operation.formula if self.autograd else differentiable(self.operation))(**arguments).losses
+        losses = self._losses(**arguments)
         logps = policy.logps.detach()
         return Loss(losses.sum(), self.rewards(logps, policy.lengths, reference_logps), logps)
+
+    def _losses(self, **arguments: Any) -> Tensor:
+        assert self.operation
+        return (self.operation.formula if self.autograd else differentiable(self.operation))(**arguments).losses
+
+    def _reward_loss(self, model: GPT, groups: Sequence[Group]) -> Loss:
+        """Of a reward model, which gives a response its reward in place of a log-probability."""
+        assert isinstance(model, ValueModel)
+        rewards = model.rewards(groups)
+        chosen, rejected = rewards.reshape(-1, 2).unbind(1)
+        losses = self._losses(chosen_rewards=chosen, rejected_rewards=rejected, **self.hyperparameters)
+        return Loss(losses.sum(), rewards.detach(), torch.zeros_like(rewards))
 
     def _named(self, template: str, numbers: Tensor) -> dict[str, Tensor]:
         """[N] by response as the operation takes it: for chosen and rejected apart, as [pairs, 2], or as it is."""
@@ -142,7 +159,8 @@ class Objective:
             return {}
         if desirable is not None:
             return _judged_monitors(rewards, logps, desirable)
-        return pair_monitors(*rewards.reshape(-1, 2).unbind(1), *logps.reshape(-1, 2).unbind(1))
+        met = pair_monitors(*rewards.reshape(-1, 2).unbind(1), *logps.reshape(-1, 2).unbind(1))
+        return {name: x for name, x in met.items() if self.method != "bradley_terry" or not name.startswith("logps")}
 
 
 def _judged_monitors(rewards: Tensor, logps: Tensor, desirable: Tensor) -> dict[str, float]:

@@ -28,6 +28,8 @@ from minipref.arrays import softmax, to_numpy
 Weights = Mapping[str, np.ndarray]
 Grads = dict[str, np.ndarray]
 
+SCORE = "score.weight"  # what a reward model has beside a GPT-2's weights
+
 
 @dataclass(frozen=True)
 class Config:
@@ -79,6 +81,13 @@ class Config:
                 raise ValueError(f"weights: {name} must have the shape {shapes[name]}, got {weight.shape}")
             if weight.dtype.kind != "f" or weight.dtype != weights["wte.weight"].dtype:
                 raise ValueError(f"weights: {name} must be floating point of the dtype of wte.weight, got {weight.dtype}")
+
+    def check_scored(self, weights: Weights) -> None:
+        """As `check_weights`, of a model that may have a score of its states: score.weight [1, D]."""
+        body = {name: weight for name, weight in weights.items() if name != SCORE}
+        self.check_weights(body)
+        if SCORE in weights and weights[SCORE].shape != (1, self.width):
+            raise ValueError(f"weights: {SCORE} must have the shape {(1, self.width)}, got {weights[SCORE].shape}")
 
     def check_inputs(self, tokens: Any, attention_mask: Any) -> None:
         """ValueError unless tokens [B,T] are whole numbers, in the vocabulary where the boolean attention_mask [B,T] is true,

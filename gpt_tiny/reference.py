@@ -11,6 +11,7 @@ batches, and precision: where one of them is another, so is the cache.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,49 +23,59 @@ from .checkpoint import digest, read_arrays, write_arrays
 from .lora import adapters_off
 from .model import GPT
 from .packed import Group, pack
+from .rollouts import quiet
 
 WAYS = ("cached", "copy", "offload", "lora")
 Reference = Callable[[Sequence[Group]], Tensor]  # log-probabilities [N], in nats, by response
+Held = Callable[[], AbstractContextManager[GPT]]  # the reference itself, for as long as it is asked
 Key = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def scored(model: GPT, groups: Sequence[Group]) -> Tensor:
     """Log-probabilities [N] of the responses, in nats, summed over tokens: without dropout, without a tape."""
-    training = model.training
-    with torch.no_grad():
-        try:
-            return model.eval().response_logps(pack(groups, model.config, model.wte.weight.device)).logps
-        finally:
-            model.train(training)
+    with quiet(model):
+        return model.response_logps(pack(groups, model.config, model.wte.weight.device)).logps
+
+
+def held(model: GPT, way: str) -> Held:
+    """The model as it is now, for later: a frozen copy, one that waits in the host's memory, or itself without its adapters."""
+    if way == "lora":
+        return lambda: _without_adapters(model)
+    frozen, device = copy.deepcopy(model).requires_grad_(False), model.wte.weight.device
+    if way == "copy":
+        return lambda: nullcontext(frozen)
+    waiting = frozen.cpu()
+    return lambda: _visiting(waiting, device)
+
+
+@contextmanager
+def _without_adapters(model: GPT) -> Iterator[GPT]:
+    with adapters_off(model):
+        yield model
+
+
+@contextmanager
+def _visiting(waiting: GPT, device: torch.device) -> Iterator[GPT]:
+    try:
+        yield waiting.to(device)
+    finally:
+        waiting.cpu()
+
+
+def computed(model: GPT, way: str) -> Reference:
+    """Answers by the model as it is now, computed when they are asked for."""
+    holding = held(model, way)
+
+    def answer(groups: Sequence[Group]) -> Tensor:
+        with holding() as frozen:
+            return scored(frozen, groups)
+
+    return answer
 
 
 def copied(model: GPT) -> Reference:
     """A frozen copy."""
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    return lambda groups: scored(frozen, groups)
-
-
-def offloaded(model: GPT) -> Reference:
-    """A frozen copy that waits in the host's memory."""
-    frozen, device = copy.deepcopy(model).requires_grad_(False).cpu(), model.wte.weight.device
-
-    def answer(groups: Sequence[Group]) -> Tensor:
-        try:
-            return scored(frozen.to(device), groups)
-        finally:
-            frozen.cpu()
-
-    return answer
-
-
-def without_adapters(model: GPT) -> Reference:
-    """The model itself, as it is without what has been learned."""
-
-    def answer(groups: Sequence[Group]) -> Tensor:
-        with adapters_off(model):
-            return scored(model, groups)
-
-    return answer
+    return computed(model, "copy")
 
 
 def cached(model: GPT, batches: Iterable[Sequence[Group]], path: Path, precision: str) -> Reference:

@@ -33,7 +33,7 @@ class Sharded(World):
         for part in (*model.h, model):
             # Gradients are summed: each loss is already divided by what is counted over all processes.
             fully_shard(part, mesh=mesh).set_gradient_divide_factor(1.0)
-        register_fsdp_forward_method(model, "response_logps")
+        register_fsdp_forward_method(model, "rewards" if hasattr(model, "rewards") else "response_logps")
         return model
 
     def sum(self, x: Tensor) -> Tensor:

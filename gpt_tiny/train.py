@@ -21,19 +21,33 @@ from typing import IO, Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from . import data
-from .checkpoint import digest, file_digest, last_checkpoint, load_model, read_json, save_checkpoint, save_model, write_whole
+from . import data, rewards
+from .checkpoint import (
+    digest,
+    file_digest,
+    last_checkpoint,
+    load_model,
+    load_reward_model,
+    read_json,
+    save_checkpoint,
+    save_model,
+    write_whole,
+)
 from .curves import draw
 from .lora import add_adapters, merged_weights
 from .methods import Objective
 from .model import GPT, Block
 from .model_by_hand import Config, Grads, initial_weights
+from .on_policy import OnPolicy, prompts
+from .on_policy_trainer import OnPolicyTrainer
 from .packed import Group
-from .reference import WAYS, Reference, cached, copied, offloaded, without_adapters
+from .reference import WAYS, Reference, cached, computed, held
 from .tokenizer import Tokenizer
 from .trainer import Diverged, Optimization, Step, Trainer, World, asked, precisely
+from .value_model import ValueModel
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+AnyTrainer = Trainer | OnPolicyTrainer
 DEVICES = ("cpu", *["cuda"] * torch.cuda.is_available())
 
 
@@ -42,7 +56,7 @@ class Settings:
     """What a run is resumed with, unchanged. Lengths are in tokens, sizes in rows."""
 
     data: str
-    objective: Objective
+    objective: Objective | OnPolicy
     optimization: Optimization
     model: str | None = None  # folder of the model to start from,
     size: Config | None = None  # or the size of a new one, whose vocabulary is learned from the data
@@ -65,7 +79,7 @@ class Settings:
     save_every: int = 100  # steps
 
     def __post_init__(self) -> None:
-        rules = {
+        rules: dict[str, tuple[object, str]] = {
             "epochs": (self.epochs >= 1, ">= 1"),
             "batch_size": (self.batch_size >= 1, ">= 1"),
             "accumulation": (self.accumulation >= 1, ">= 1"),
@@ -84,9 +98,23 @@ class Settings:
             rules["reference"] = (self.lora_rank, "another way than lora without lora_rank")
         if not self.objective.needs_reference:
             rules["reference"] = (self.reference == "cached", f"left out with {self.objective.method}, which has none")
+        if isinstance(self.objective, OnPolicy):
+            rules |= self._rules_of_sampling(self.objective)
+        if self.objective.method == "bradley_terry":
+            rules["lora_rank"] = (not self.lora_rank, "0 for a reward model, whose score learns with all weights")
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+
+    def _rules_of_sampling(self, objective: OnPolicy) -> dict[str, tuple[object, str]]:
+        unread = {"evaluation": None, "max_length": None, "on_long": "error", "compile": False}
+        rules: dict[str, tuple[object, str]] = {
+            name: (getattr(self, name) == value, f"left out with {objective.method}, which reads prompts alone")
+            for name, value in unread.items()
+        }
+        if objective.needs_reference:
+            rules["reference"] = (self.reference != "cached", "copy, offload or lora where responses are not known before")
+        return rules
 
 
 class Start(NamedTuple):
@@ -97,6 +125,7 @@ class Start(NamedTuple):
     tokenizer: Tokenizer
     rows: data.Tokenized
     held_out: list[data.TokenizedRow]
+    reward: rewards.Reward | None  # of a method that samples
     record: dict[str, Any]
 
 
@@ -114,16 +143,24 @@ def begin(settings: Settings) -> Start:
     longest = config.context if settings.max_length is None else settings.max_length
     if longest > config.context:
         raise ValueError(f"max_length must be at most the model's context, {config.context}, got {longest}")
+    if isinstance(settings.objective, OnPolicy):
+        read, longest = read._replace(rows=prompts(read.rows)), config.context - settings.objective.max_tokens
+        if longest < 2:
+            raise ValueError(f"max_tokens must leave a prompt 2 of the context's {config.context} tokens, got {longest}")
     rows = data.tokenize(read.rows, tokenizer.encode, tokenizer.eos, longest, settings.on_long)
     held_out: list[data.TokenizedRow] = []
     if settings.evaluation:
         held_out = data.tokenize(data.load(settings.evaluation), tokenizer.encode, tokenizer.eos, longest).rows
     settings.objective.groups([*rows.rows, *held_out])
+    asked = settings.objective
+    reward = rewards.find(asked.reward, tokenizer, settings.device) if isinstance(asked, OnPolicy) else None
     files = {"data": settings.data} | ({"evaluation": settings.evaluation} if settings.evaluation else {})
+    if isinstance(settings.objective, OnPolicy) and Path(settings.objective.reward).is_dir():
+        files["reward"] = f"{settings.objective.reward}/config.json"  # which seals the model
     record = {"settings": asdict(settings), "start": digest(weights), "tokenizer": digest([*map(list, tokenizer.tokens)])}
     record |= {f"{name} sha256": file_digest(path) for name, path in files.items()}
     rows = rows._replace(dropped=[*read.dropped, *rows.dropped])
-    return Start(config, weights, tokenizer, rows, held_out, json.loads(json.dumps(record)))
+    return Start(config, weights, tokenizer, rows, held_out, reward, json.loads(json.dumps(record)))
 
 
 def texts(rows: Sequence[data.Row]) -> Iterator[str]:
@@ -143,7 +180,8 @@ def plan(settings: Settings, groups: Sequence[Group]) -> list[Step]:
 
 def network(settings: Settings, start: Start) -> GPT:
     """The model at step 0, with adapters where they are asked for: ValueError for a rank or scale that does not fit."""
-    model = GPT(start.config, settings.dropout, settings.seed)
+    kind = ValueModel if settings.objective.method == "bradley_terry" else GPT
+    model = kind(start.config, settings.dropout, settings.seed)
     model = model.to(settings.device, torch.float64 if settings.dtype == "float64" else torch.float32)
     model.load_weights(start.weights)
     if settings.lora_rank:
@@ -151,10 +189,12 @@ def network(settings: Settings, start: Start) -> GPT:
     return model
 
 
-def trainer(settings: Settings, start: Start, model: GPT, folder: Path, world: World) -> Trainer:
+def trainer(settings: Settings, start: Start, model: GPT, folder: Path, world: World) -> AnyTrainer:
     """A trainer at step 0. Reference log-probabilities that are cached are computed here, or read."""
     torch.manual_seed(settings.seed)  # of dropout
     steps = plan(settings, settings.objective.groups(start.rows.rows))
+    if isinstance(settings.objective, OnPolicy):
+        return sampling_trainer(settings, settings.objective, start, model, steps)
     answers = reference(settings, model, start, steps, folder, world) if settings.objective.needs_reference else None
     if settings.compile:
         for block in model.h:
@@ -173,16 +213,39 @@ def trainer(settings: Settings, start: Start, model: GPT, folder: Path, world: W
     )
 
 
+def sampling_trainer(
+    settings: Settings, objective: OnPolicy, start: Start, model: GPT, steps: Sequence[Step]
+) -> OnPolicyTrainer:
+    """The same for a method that samples. A critic starts as the reward model, or else as the policy with values of 0."""
+    assert start.reward
+    critic = None
+    if objective.made.critic:
+        critic = ValueModel(start.config, settings.dropout).to(model.wte.weight)
+        critic.load_weights(start.weights)
+        if Path(objective.reward).is_dir():
+            critic.load_weights(load_reward_model(objective.reward)[1])
+    return OnPolicyTrainer(
+        model,
+        objective,
+        start.rows.rows,
+        steps,
+        settings.optimization,
+        start.reward,
+        held(model, "copy" if settings.reference == "cached" else settings.reference),
+        start.tokenizer.eos,
+        settings.seed,
+        settings.batch_size,
+        PRECISIONS[settings.dtype],
+        critic,
+    )
+
+
 def reference(settings: Settings, model: GPT, start: Start, steps: Sequence[Step], folder: Path, world: World) -> Reference:
     """The reference is the model that the run starts from. Each process asks for its own share of the rows."""
-    match settings.reference:
-        case "copy":
-            return copied(model)
-        case "offload":
-            return offloaded(model)
-        case "lora":
-            return without_adapters(model)
+    if settings.reference != "cached":
+        return computed(model, settings.reference)
     batches = [[start.rows.rows[i] for i in step.rows] for step in steps] + [start.held_out]
+    assert isinstance(settings.objective, Objective)
     wanted = asked(settings.objective, batches, settings.batch_size, world, start.config.context)
     name = "reference.npz" if world.size == 1 else f"reference-{world.rank}-of-{world.size}.npz"
     with precisely(model.wte.weight.device, PRECISIONS[settings.dtype]):
@@ -196,6 +259,8 @@ def run(settings: Settings, folder: Path, resume: bool = False, world: World | N
     where a loss is not finite: the state before that step is saved.
     """
     world = world or World()
+    if isinstance(settings.objective, OnPolicy) and world.size > 1:
+        raise ValueError(f"method must not sample where processes share a model, got {settings.objective.method}")
     for name in ("lora_rank", "dropout"):  # of adapters no share is held; a mask would depend on who draws it
         if getattr(settings, name) and world.size > 1:
             raise ValueError(f"{name} must be 0 where processes share a model, got {getattr(settings, name)}")
@@ -216,7 +281,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, world: World | N
     log = folder / "metrics.jsonl"
     with log_from(log if world.rank == 0 else Path(os.devnull), saved.state["bytes of metrics"] if saved else 0) as file:
         advance(settings, made, start.held_out, folder, file)
-    weights = merged_weights(made.model) if settings.lora_rank else made.state()["weights"]
+    weights = merged_weights(made.model) if settings.lora_rank else made.weights()
     if world.rank == 0:
         save_model(folder, start.config, weights, start.tokenizer)
         draw(log, folder / "curves.png")
@@ -258,7 +323,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
 
 
-def advance(settings: Settings, made: Trainer, held_out: Sequence[data.TokenizedRow], folder: Path, log: IO[bytes]) -> None:
+def advance(settings: Settings, made: AnyTrainer, held_out: Sequence[data.TokenizedRow], folder: Path, log: IO[bytes]) -> None:
     """Step after step to the end, each with its line; a checkpoint now and then, and before a step that cannot be taken."""
 
     def save() -> None:
@@ -275,7 +340,7 @@ def advance(settings: Settings, made: Trainer, held_out: Sequence[data.Tokenized
             except Diverged:
                 save()
                 raise
-            if held_out and met["epoch"] == int(met["epoch"]):
+            if held_out and isinstance(made, Trainer) and met["epoch"] == int(met["epoch"]):
                 met |= evaluate(made, held_out)
             log.write(json.dumps(met).encode() + b"\n")
             log.flush()
@@ -287,7 +352,7 @@ def advance(settings: Settings, made: Trainer, held_out: Sequence[data.Tokenized
 
 def shown(met: dict[str, float], rate: float) -> dict[str, str]:
     """What a progress bar has room for."""
-    names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+    names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy", "reward": "reward", "kl": "KL"}
     return {short: f"{met[name]:.3f}" for name, short in names.items() if name in met} | {"tokens/s": f"{rate:.0f}"}
 
 

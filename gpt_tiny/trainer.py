@@ -8,6 +8,7 @@ reference point is that of all of them: neither way of splitting a step changes 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,8 +99,113 @@ class Diverged(ArithmeticError):
     """A loss or gradient that is not finite: the step was not taken."""
 
 
-class Trainer:
-    """A model, what it is to learn, and how far it is.
+class Learner:
+    """A model whose weights learn, how far it is, and all that its next step depends on.
+
+    `beside` is a second model that learns in the same steps, at `beside_rate` times the learning rate; its gradient is clipped
+    apart.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        steps: Sequence[Step],
+        optimization: Optimization,
+        world: World | None = None,
+        beside: nn.Module | None = None,
+        beside_rate: float = 1.0,
+    ) -> None:
+        self.model, self.steps, self.optimization, self.world = model, steps, optimization, world or World()
+        self.device = model.wte.weight.device
+        self.learning = [(1.0, _learned(model))]
+        if beside:
+            self.learning.append((beside_rate, _learned(beside, "beside.")))
+        self.learned = {name: p for _, part in self.learning for name, p in part.items()}
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [*part.values()]} for _, part in self.learning],
+            optimization.lr,
+            optimization.betas,
+            optimization.eps,
+            optimization.weight_decay,
+            fused=self.world.size == 1,
+        )
+        self.done = self.updates = self.tokens = 0  # steps, of which one may have several updates
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step that is next."""
+        return self.optimization.rate(self.done, len(self.steps))
+
+    def update(self, loss: float, rows: str) -> float:
+        """Take the gradients that were left in the weights; the norm of the model's. Raises Diverged, the weights unchanged."""
+        clip = self.optimization.clip
+        norms = [float(self.world.whole(nn.utils.clip_grad_norm_(part.values(), clip))) for _, part in self.learning]
+        if not all(map(math.isfinite, [loss, *norms])):
+            self.optimizer.zero_grad()
+            found = ", ".join(map(str, norms))
+            raise Diverged(f"step {self.done + 1}: loss is {loss}, its gradient's norm {found}; the batch: {rows}")
+        for group, (times, _) in zip(self.optimizer.param_groups, self.learning, strict=True):
+            group["lr"] = times * self.rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.updates += 1
+        return norms[0]
+
+    @contextmanager
+    def undone(self, whole: bool) -> Iterator[None]:
+        """Where a step diverges, what it did is undone: the draws of dropout; of several updates (`whole`) all of them too."""
+        random, state = _random_state(self.device), self.state() if whole else None
+        try:
+            yield
+        except Diverged:
+            if state:
+                self.load(state)
+            _set_random_state(random, self.device)
+            raise
+
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        """All that the next step depends on and that is not given anew: weights, moments, random state, what is counted."""
+        moments = {name: self.optimizer.state[p] for name, p in self.learned.items()} if self.updates else {}
+        kept = {kind: {name: moment[kind] for name, moment in moments.items()} for kind in MOMENTS}
+        arrays = {kind: {n: self._whole(x) for n, x in named.items()} for kind, named in kept.items()}
+        weights = {name: self._whole(p) for name, p in self.learned.items()}
+        return {"weights": weights, **arrays, "random": _random_state(self.device), "counts": self._counts()}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """What the model has learned, by name."""
+        return {name: self._whole(p) for name, p in self.learning[0][1].items()}
+
+    def _whole(self, x: Tensor) -> np.ndarray:
+        return to_numpy(self.world.whole(x)).copy()
+
+    def _counts(self) -> dict[str, np.ndarray]:
+        return {name: np.array(getattr(self, name)) for name in COUNTS}
+
+    def load(self, state: dict[str, dict[str, np.ndarray]]) -> None:
+        """Go on from there. The model, rows and steps must be those that the state is of."""
+        self.done, self.updates, self.tokens = (int(state["counts"][name]) for name in COUNTS)
+        with torch.no_grad():
+            for name, p in self.learned.items():
+                p.copy_(self._share(state["weights"][name], p))
+                if self.updates:
+                    moments = {kind: self._share(state[kind][name], p) for kind in MOMENTS}
+                    self.optimizer.state[p] = {"step": torch.tensor(float(self.updates), device=self._clock(p)), **moments}
+        _set_random_state(state["random"], self.device)
+
+    def _share(self, x: np.ndarray, like: Tensor) -> Tensor:
+        return self.world.shared(torch.tensor(x, dtype=like.dtype, device=self.device), like)
+
+    def _clock(self, p: Tensor) -> torch.device:
+        """PyTorch counts steps on the device where the fused optimizer runs there, else on the host."""
+        return p.device if self.world.size == 1 else torch.device("cpu")
+
+
+def _learned(model: nn.Module, prefix: str = "") -> dict[str, nn.Parameter]:
+    return {prefix + name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class Trainer(Learner):
+    """A model that learns from rows.
 
     `size` is how many rows are computed at once, one part of a step after the other; `precision` says, by bfloat16, that the
     blocks compute in it, and is else that of the weights.
@@ -117,36 +223,15 @@ class Trainer:
         precision: torch.dtype = torch.float32,
         world: World | None = None,
     ) -> None:
-        self.model, self.objective, self.rows, self.steps, self.optimization = model, objective, rows, steps, optimization
-        self.reference, self.size, self.precision, self.world = reference, size, precision, world or World()
-        self.device = model.wte.weight.device
-        self.learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.learned.values(),
-            optimization.lr,
-            optimization.betas,
-            optimization.eps,
-            optimization.weight_decay,
-            fused=self.world.size == 1,
-        )
-        self.done, self.tokens = 0, 0
+        super().__init__(model, steps, optimization, world)
+        self.objective, self.rows, self.reference, self.size, self.precision = objective, rows, reference, size, precision
 
     def step(self) -> dict[str, float]:
         """Take the next step; its metrics, measured before the update. Raises Diverged, weights and random state unchanged."""
-        random = _random_state(self.device)
-        number, epoch, chosen = self.done, self.steps[self.done].epoch, [self.rows[i] for i in self.steps[self.done].rows]
-        rate = self.optimization.rate(number, len(self.steps))
-        loss, monitors = self.measure(chosen, learn=True)
-        norm = float(self.world.whole(nn.utils.clip_grad_norm_(self.learned.values(), self.optimization.clip)))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.optimizer.zero_grad()
-            _set_random_state(random, self.device)
-            places = ", ".join(str(row.place) for row in chosen)
-            raise Diverged(f"step {number + 1}: loss is {loss}, its gradient's norm {norm}; the batch: {places}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        epoch, chosen, rate = self.steps[self.done].epoch, [self.rows[i] for i in self.steps[self.done].rows], self.rate
+        with self.undone(whole=False):
+            loss, monitors = self.measure(chosen, learn=True)
+            norm = self.update(loss, ", ".join(str(row.place) for row in chosen))
         self.done += 1
         self.tokens += sum(len(prompt) + len(r) for prompt, responses in self.objective.groups(chosen) for r in responses)
         met = {"step": self.done, "epoch": epoch, "loss": loss, **monitors, "grad_norm": norm, "learning_rate": rate}
@@ -192,36 +277,8 @@ class Trainer:
                 policy[part], reference[part] = (x.double() for x in found)
         return reference_point(self.world.sum(policy), self.world.sum(reference))
 
-    def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """All that the next step depends on and that is not given anew: weights, moments, random state, what is counted."""
-        moments = {name: self.optimizer.state[p] for name, p in self.learned.items()} if self.done else {}
-        kept = {kind: {name: moment[kind] for name, moment in moments.items()} for kind in MOMENTS}
-        arrays = {kind: {n: to_numpy(self.world.whole(x)).copy() for n, x in named.items()} for kind, named in kept.items()}
-        weights = {name: to_numpy(self.world.whole(p)).copy() for name, p in self.learned.items()}
-        return {"weights": weights, **arrays, "random": _random_state(self.device), "counts": self._counts()}
 
-    def _counts(self) -> dict[str, np.ndarray]:
-        return {"done": np.array(self.done), "tokens": np.array(self.tokens)}
-
-    def load(self, state: dict[str, dict[str, np.ndarray]]) -> None:
-        """Go on from there. The model, rows and steps must be those that the state is of."""
-        self.done, self.tokens = (int(state["counts"][name]) for name in ("done", "tokens"))
-        with torch.no_grad():
-            for name, p in self.learned.items():
-                p.copy_(self._share(state["weights"][name], p))
-                if self.done:
-                    moments = {kind: self._share(state[kind][name], p) for kind in MOMENTS}
-                    self.optimizer.state[p] = {"step": torch.tensor(float(self.done), device=self._clock(p)), **moments}
-        _set_random_state(state["random"], self.device)
-
-    def _share(self, x: np.ndarray, like: Tensor) -> Tensor:
-        return self.world.shared(torch.tensor(x, dtype=like.dtype, device=self.device), like)
-
-    def _clock(self, p: Tensor) -> torch.device:
-        """PyTorch counts steps on the device where the fused optimizer runs there, else on the host."""
-        return p.device if self.world.size == 1 else torch.device("cpu")
-
-
+COUNTS = ("done", "updates", "tokens")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

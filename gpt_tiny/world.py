@@ -13,7 +13,7 @@ quarter of them is kept for tests, of whose facts, openers, questions and enders
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -126,6 +126,11 @@ def reward(prompt: str, response: str) -> float:
         return GARBLED
     fit = FIT.get((KINDS[choices.claim], choices.manner), 0.0)
     return sum(value for _, value in _options(choices)) + fit + WORD * len(response.split())
+
+
+def scores(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    """R of each completion: what `--reward gpt_tiny.world:scores` asks."""
+    return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
 
 def rewards(prompts: Iterable[str]) -> Array:

@@ -16,7 +16,7 @@ at a time and drops them, so that (tokens x vocabulary) numbers never exist, for
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .arrays import Array, concat, floats_like, log_softmax, one_hot_like, pick, softmax, sum_over, where, zeros_like
+from .arrays import Array, concat, floats_like, log_softmax, logsumexp, one_hot_like, pick, softmax, sum_over, where, zeros_like
 from .contract import B, D, Floats, Integers, ResponseMask, Rule, T, Tokens, V, operation
 
 CHUNK = 1024  # predicting positions whose logits exist at once
@@ -107,8 +107,8 @@ def predicting_positions(hidden: Array, tokens: Array, response_mask: Array) -> 
 
 def linear_token_logps(states: Array, weight: Array, targets: Array, chunk: int = CHUNK) -> Array:
     """ℓ [M] of the target tokens [M] under the head weight [V, D] on states [M, D]."""
-    parts = _chunks(states, targets, chunk=chunk)
-    return concat([pick(log_softmax(h @ weight.T), y) for h, y in parts], axis=0)
+    parts = ((h @ weight.T, y) for h, y in _chunks(states, targets, chunk=chunk))
+    return concat([pick(logits, y) - logsumexp(logits) for logits, y in parts], axis=0)
 
 
 def linear_token_grads(
@@ -120,7 +120,7 @@ def linear_token_grads(
         logits = h @ weight.T
         slopes = c[:, None] * (one_hot_like(logits, y) - softmax(logits))
         grad_states.append(slopes @ weight)
-        grad_weight = grad_weight + slopes.T @ h
+        grad_weight += slopes.T @ h
     return concat(grad_states, axis=0), grad_weight
 
 

@@ -5,12 +5,12 @@ import pytest
 
 from toy.experiment import Reading, Statement
 from verify.bugs import museum
-from verify.bugs.catalogue import BUGS, CONVENTIONS, IN_WORDS, TO_COME, Entry
+from verify.bugs.catalogue import BUGS, CONVENTIONS, IN_WORDS, Entry
 from verify.bugs.findings import catalogued
 from verify.doctor import LAWS
 from verify.statements import KINDS, stated
 
-SHELVES = {"bugs": BUGS, "conventions": CONVENTIONS, "to come": TO_COME}
+SHELVES = {"bugs": BUGS, "conventions": CONVENTIONS}
 NAMES = {bug.id: "museum" for bug in museum.BUGS + museum.BUGS_OF_MODELS} | dict.fromkeys(LAWS, "doctor")
 NAMES |= {statement.id: "claim" for module in KINDS for statement in stated(module)}
 PIPELINE = stated("verify.experiments.pipeline")
@@ -32,11 +32,6 @@ def test_what_catches_an_entry_exists_and_is_of_the_kind_it_says(entry: Entry) -
 
 def test_every_bug_is_caught_by_something_that_a_selftest_runs() -> None:
     assert len(BUGS) == 59 and all(entry.tried for entry in BUGS)
-
-
-def test_what_is_to_come_is_a_claim_about_a_bug_of_the_catalogue() -> None:
-    known = {(entry.number, entry.id) for entry in BUGS}
-    assert all(entry.how == ("to come",) and (entry.number, entry.id) in known for entry in TO_COME)
 
 
 @pytest.mark.parametrize("statement", PIPELINE, ids=lambda statement: statement.id)

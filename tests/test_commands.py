@@ -23,6 +23,7 @@ from gpt_tiny.checkpoint import save_model
 from gpt_tiny.methods import METHODS
 from gpt_tiny.model_by_hand import Config, initial_weights
 from gpt_tiny.tokenizer import Tokenizer
+from gpt_tiny.value_model import ValueModel
 from minipref.defaults import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +80,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "plain.jsonl.gz").write_bytes(FILES["pairs"])
     config, tokenizer = Config(270, 32, 16, 1, 2), Tokenizer.train(["How are you? Fine."] * 2, 262)
     save_model(folder / "model", config, initial_weights(config, 0), tokenizer)
+    scorer = ValueModel(config)
+    save_model(folder / "reward", config, scorer.weights(), tokenizer)
     for name in ("damaged", "unsealed", "unfit", "no-json", "another"):
         shutil.copytree(folder / "model", folder / name)
     weights = folder / "damaged" / "weights.npz"
@@ -104,6 +107,8 @@ class Case(NamedTuple):
 
 SFT = "sft --data {place}/pairs.jsonl --out {out} --vocab-size 262 --context 32 --width 16 --layers 1 --heads 2"
 DPO = "train --method dpo --model {place}/model --data {place}/pairs.jsonl --out {out}"
+GRPO = f"{DPO} --method grpo --reward gpt_tiny.world:scores --max-tokens 8"
+REWARD = "reward-model --model {place}/model --data {place}/pairs.jsonl --out {out}"
 EVAL = "eval --model {place}/model --reference {place}/model --data {place}/pairs.jsonl"
 SAMPLE = "sample --model {place}/model"
 
@@ -124,7 +129,7 @@ CASES = {
     "half an epoch": Case(f"{DPO} --epochs 0.5", ("argument --epochs", "invalid int value: '0.5'")),
     "no value": Case(f"{DPO} --beta", ("argument --beta: expected one argument",)),
     # methods and hyperparameters
-    "unknown method": Case(f"{DPO} --method ppo", ("method must be one of sft, dpo, ", "kto, got 'ppo'")),
+    "unknown method": Case(f"{DPO} --method rlhf", ("method must be one of sft, dpo, ", "bradley_terry, got 'rlhf'")),
     "gamma of dpo": Case(f"{DPO} --gamma 1", ("dpo: ", "beta", "gamma")),
     "smoothing of dpo": Case(f"{DPO} --label-smoothing 0.1", ("dpo: ", "label_smoothing")),
     "beta 0": Case(f"{DPO} --beta 0", ("dpo: beta must lie in (0, inf), got 0.0",)),
@@ -136,6 +141,31 @@ CASES = {
     "negative weight": Case(
         f"{DPO} --method kto --desirable-weight -1", ("kto: desirable_weight must lie in [0, inf), got -1.0",)
     ),
+    # methods that sample
+    "no reward": Case(f"{DPO} --method ppo", ("ppo: reward must be a folder or module:name, got ''",)),
+    "no such reward": Case(f"{GRPO} --reward nowhere:f", ("reward must be a folder or a function", "got 'nowhere:f'")),
+    "a policy for a reward": Case(f"{GRPO} --reward {{place}}/model", ("model: must be a reward model, got one",)),
+    "a reward for a policy": Case(f"{DPO} --model {{place}}/reward", ("reward: must be a model that predicts", "got")),
+    "another's reward": Case(f"{GRPO} --model {{place}}/another --reward {{place}}/reward", ("the tokenizer of the policy",)),
+    "reward of dpo": Case(f"{DPO} --reward json:loads", ("--reward is for methods that sample, and dpo does not",)),
+    "group of dpo": Case(f"{DPO} --group-size 4", ("--group-size is for methods that sample, and dpo does not",)),
+    "gamma of grpo": Case(f"{GRPO} --gamma 1", ("grpo: ", "gamma")),
+    "beta of grpo": Case(f"{GRPO} --beta -1", ("grpo: beta must lie in [0, inf), got -1.0",)),
+    "group of one": Case(f"{GRPO} --group-size 1", ("grpo: group_size must be >= 2", "got 1")),
+    "kl nowhere": Case(f"{GRPO} --kl value", ("grpo: kl must be loss or reward or left out, got 'value'",)),
+    "tries of grpo": Case(f"{GRPO} --tries 2", ("grpo: tries must be >= 1, and for dapo alone, got 2",)),
+    "autograd of grpo": Case(f"{GRPO} --autograd", ("--autograd must be left out with grpo",)),
+    "evaluation of grpo": Case(f"{GRPO} --evaluation {{place}}/pairs.jsonl", ("evaluation must be left out with grpo",)),
+    "cache of grpo": Case(f"{GRPO} --reference cached", ("reference must be copy, offload or lora", "got 'cached'")),
+    "copy of sppo": Case(f"{GRPO} --method sppo --reference copy", ("reference must be left out with sppo, which has none",)),
+    "no room": Case(f"{GRPO} --max-tokens 31", ("max_tokens must leave a prompt 2 of the context's 32 tokens, got 1",)),
+    "texts for grpo": Case(
+        f"{GRPO} --data {{place}}/texts.jsonl", ("texts.jsonl:1: a method that samples needs prompts, got a text",)
+    ),
+    "adapters of a reward": Case(f"{REWARD} --model {{place}}/model --lora-rank 2", ("unrecognized arguments: --lora-rank",)),
+    "judged for a reward": Case(f"{REWARD} --data {{place}}/judged.jsonl", ("bradley_terry needs pairs, got TokenizedComp",)),
+    "margin": Case(f"{REWARD} --margin nan", ("bradley_terry: margin must be finite, got nan",)),
+    "align without reward": Case("align --data d --out o", ("required: --reward",)),
     # numbers
     "lr 0": Case(f"{DPO} --lr 0", ("lr must be finite and > 0, got 0.0",)),
     "lr nan": Case(f"{DPO} --lr nan", ("lr must be finite and > 0, got nan",)),
@@ -294,7 +324,7 @@ def test_a_folder_that_cannot_be_made_is_named(place: Path, capsys: pytest.Captu
 
 # --- What works --------------------------------------------------------------------------------------------------------------
 
-NAMES = ["sft", "train", "sample", "eval", "folds", "demo", "bench", "import-hf", "export-hf"]
+NAMES = ["sft", "train", "reward-model", "align", "sample", "eval", "folds", "demo", "bench", "import-hf", "export-hf"]
 
 
 def parsed(words: list[str]) -> object:

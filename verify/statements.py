@@ -2,7 +2,8 @@
 
 They say nothing about the implementation that is judged. Kinds, counted apart: `theory`, proved or measured on finite worlds;
 `errata`, where a belief is refuted and its correction holds; `experiment`, what the toy worlds back; `model`, that the ways of
-training the tiny GPT are one; `pipeline`, that nothing is lost on the way from text to its step.
+training the tiny GPT are one; `pipeline`, that nothing is lost on the way from text to its step; `sampled`, what methods that
+sample come to, which takes long and is decided by name alone.
 """
 
 import fnmatch
@@ -30,6 +31,8 @@ KINDS = {  # of the modules that state something
     "verify.theory.errata_family": "errata",
     "verify.experiments.model": "model",
     "verify.experiments.pipeline": "pipeline",
+    "verify.experiments.on_policy": "model",
+    "verify.experiments.sampled": "sampled",
 }
 
 
@@ -63,11 +66,12 @@ class Chosen(NamedTuple):
 
 
 def select(glob: str, kinds: Iterable[str] = ("theory", "errata", "experiment", "model", "pipeline")) -> Chosen:
-    """The statements of some kinds whose id matches."""
+    """The statements of some kinds whose id matches; those of `sampled` only where they are named."""
     chosen, head = Chosen({}, {}), re.split(r"[*?[]", glob)[0]
     for module, kind in KINDS.items():
         prefix = module.replace("_", "-") + "." if kind == "experiment" else f"{kind}."
-        if kind not in kinds or not (head.startswith(prefix) or prefix.startswith(head)):
+        named = kind == "sampled" and head.startswith(prefix)
+        if not named and (kind not in kinds or not (head.startswith(prefix) or prefix.startswith(head))):
             continue
         try:
             found = [statement for statement in stated(module) if fnmatch.fnmatchcase(statement.id, glob)]

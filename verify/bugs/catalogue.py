@@ -1,7 +1,7 @@
 """The catalogue: every bug and every convention that a survey of public code found, and what catches it here.
 
 `catalogue.txt` has the entries and says how to read them. BUGS are each caught by an exhibit of the museum or by a claim;
-CONVENTIONS are differences that are right under another name; TO_COME are claims that are due.
+CONVENTIONS are differences that are right under another name.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from verify.doctor import LAWS
 
-IN_WORDS = ("none", "to come")  # ways that say something in place of names
+IN_WORDS = ("none",)  # ways that say something in place of names
 
 
 class Entry(NamedTuple):
@@ -34,4 +34,4 @@ def _entry(number: str, id_: str, how: str, by: str) -> Entry:
     return Entry(int(number), id_, tuple(how.split(", ")), (by,) if how in IN_WORDS else tuple(by.split()))
 
 
-BUGS, CONVENTIONS, TO_COME = map(_read, Path(__file__).with_suffix(".txt").read_text("utf-8").split("\n# ")[1:])
+BUGS, CONVENTIONS = map(_read, Path(__file__).with_suffix(".txt").read_text("utf-8").split("\n# ")[1:])

@@ -23,7 +23,7 @@ from gpt_tiny.methods import METHODS, Objective, hyperparameters_of
 from gpt_tiny.model import GPT
 from gpt_tiny.model_by_hand import AdamW, Config, Grads, backward, forward, initial_weights
 from gpt_tiny.packed import Group, pack
-from gpt_tiny.reference import cached, copied, offloaded, scored, without_adapters
+from gpt_tiny.reference import cached, computed, copied, scored
 from gpt_tiny.trainer import Optimization, Step, Trainer, World, asked
 from minipref import constant_mean, dpo, kto_reference_point, sequence_logps, sequence_mean, token_mean
 from minipref.autograd import differentiable
@@ -333,7 +333,7 @@ def references(rng: Rng) -> Measured:
 
     right = losses(copied)
     with TemporaryDirectory() as folder:
-        others = [losses(way) - right for way in (from_cache, offloaded, without_adapters)]
+        others = [losses(way) - right for way in (from_cache, partial(computed, way="offload"), partial(computed, way="lora"))]
     return Measured(Reading.worst(*others), Reading.worst(losses(lambda made: partial(scored, made)) - right))
 
 

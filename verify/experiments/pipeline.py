@@ -21,7 +21,7 @@ from gpt_tiny.data import Ids, Pair, Place, TokenizedCompletion, TokenizedPair, 
 from gpt_tiny.methods import METHODS, Objective
 from gpt_tiny.model import GPT
 from gpt_tiny.packed import Group, pack
-from gpt_tiny.reference import cached, copied, offloaded, scored, without_adapters
+from gpt_tiny.reference import cached, computed, scored
 from gpt_tiny.sampling import sample
 from gpt_tiny.tokenizer import Tokenizer
 from gpt_tiny.trainer import Optimization, Trainer
@@ -120,12 +120,15 @@ def step_0(rng: Rng) -> Measured:
         return sequence_logps.formula(policy(rows, mask).detach(), rows, response).logps
 
     with TemporaryDirectory() as folder, torch.random.fork_rng():
-        ways = [copied, offloaded, without_adapters, lambda made: cached(made, [groups], Path(folder) / "r.npz", "float32")]
+        ways = [
+            *(partial(computed, way=way) for way in ("copy", "offload", "lora")),
+            lambda made: cached(made, [groups], Path(folder) / "r.npz", "float32"),
+        ]
         true = [float(abs(answer(policy) - way(policy)(groups)).max()) for way in ways]
         apart_by = {
             "dropout-active": answer(policy) - answer(noisy),
             "ref-computed-by-different-code-path": answer(policy) - elsewhere(),
-            "adapter-disabled-means-base-not-sft": answer(tuned) - without_adapters(tuned)(groups),
+            "adapter-disabled-means-base-not-sft": answer(tuned) - computed(tuned, "lora")(groups),
         }
     return broken(max(true), {bug: float(abs(gap).max()) for bug, gap in apart_by.items()})
 
