@@ -5,6 +5,7 @@
   python -m verify --impl cmd:"./my-port --json"        judge any program that speaks the protocol
   python -m verify --explain dpo.gradient-weight        what a claim says, where it is from, how it is measured
   python -m verify --claims 'errata.*'                  only these: beliefs often written, refuted
+  python -m verify ladder --impl my_losses.py           what is wrong first, and what usually causes it (PORTING.md)
   python -m verify selftest                             prove that the suite can fail
   python -m verify doctor metrics.jsonl                 of a training run's curves: expected, or a bug?
 
@@ -78,6 +79,10 @@ def main(arguments: list[str]) -> int:
         from verify.bugs import selftest
 
         return selftest.main(arguments[1:])
+    if arguments[:1] == ["ladder"]:
+        from verify import ladder
+
+        return ladder.main(arguments[1:])
     if arguments[:1] == ["doctor"]:
         from verify import doctor
 

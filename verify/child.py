@@ -46,6 +46,8 @@ def load(name: str) -> ModuleType:
     if not name.endswith(".py"):
         return importlib.import_module(name)
     path = Path(name).resolve()
+    if path.with_name("__init__.py").is_file():
+        return _load_of_package(path)
     sys.path.append(str(path.parent))
     # Under a name of its own: a file called like a library must not stand in that library's place.
     spec = importlib.util.spec_from_file_location(f"judged_{path.stem}", path)
@@ -53,6 +55,17 @@ def load(name: str) -> ModuleType:
         raise ImportError(f"MODULE must be a Python file, got {name}")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def _load_of_package(path: Path) -> ModuleType:
+    """Under its dotted name, so that its relative imports work. ImportError where something installed has that name."""
+    root = next(folder for folder in path.parents if not (folder / "__init__.py").is_file())
+    sys.path.append(str(root))
+    name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    module = importlib.import_module(name)
+    if Path(module.__file__ or "").resolve() != path:
+        raise ImportError(f"{path} cannot be imported: {name} is {module.__file__}")
     return module
 
 

@@ -23,7 +23,7 @@ def rows(judgement: Judgement) -> list[tuple[str, str, str, str]]:
     """One row a method that was measured: operation, worst error over its bound, cases, verdict."""
     grouped = _by_operation(judgement.outcomes).items()
     measured = {name: [outcome for outcome in found if outcome.verdict != SKIPPED] for name, found in grouped}
-    return [_row(name, found) for name, found in measured.items() if found]
+    return [row(name, found) for name, found in measured.items() if found]
 
 
 def _by_operation(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
@@ -33,7 +33,8 @@ def _by_operation(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     return grouped
 
 
-def _row(name: str, outcomes: list[Outcome]) -> tuple[str, str, str, str]:
+def row(name: str, outcomes: list[Outcome]) -> tuple[str, str, str, str]:
+    """Of the outcomes of one operation."""
     worst = max(o.evidence.worst for o in outcomes)
     verdicts = [o.verdict for o in outcomes]
     verdict = next((v for v in (FAILS, DEVIATES) if v in verdicts), HOLDS)
@@ -107,20 +108,29 @@ def terminal(judgement: Judgement) -> str:
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in table]
     absent = [name for name, found in _by_operation(judgement.outcomes).items() if all(o.verdict == SKIPPED for o in found)]
-    lines += _wrapped(f"not given: {', '.join(absent)}").splitlines() if absent else []
+    lines += wrapped(f"not given: {', '.join(absent)}").splitlines() if absent else []
     for found in findings(judgement):
-        lines += ["", f"FAILS {', '.join(found.claims)}", *_wrapped(f"not true: {found.statement}").splitlines()]
-        lines += ["  " + line for line in found.text().splitlines()]
-    where = f"the weights that requests name are in {judgement.directory}, in float32 as NAME-float32.npz"
-    lines += ["", where] if judgement.directory else []
+        lines += ["", *heading(found), *("  " + line for line in found.text().splitlines())]
     lines += deviation_lines(judgement)
     if not judgement.ran:
         lines += ["", "It declares no operation that was asked for. `python -m minipref` lists all with their arguments."]
+    return "\n".join([*lines, *circumstances(judgement), "", judgement.verdict(), counts(judgement)])
+
+
+def heading(found: Finding) -> list[str]:
+    """The claims that fail, and what they say."""
+    return [f"FAILS {', '.join(found.claims)}", *wrapped(f"not true: {found.statement}").splitlines()]
+
+
+def circumstances(judgement: Judgement) -> list[str]:
+    """Where the weights are that failing requests name; how it took being told to stop; what it wrote to stderr."""
+    where = f"the weights that requests name are in {judgement.directory}, in float32 as NAME-float32.npz"
+    lines = ["", where] if judgement.directory else []
     if judgement.ending:
         lines += ["", f"FAILS to stop: {judgement.ending.kind}: {judgement.ending.message}"]
     if judgement.failed and judgement.stderr.strip():
         lines += ["", "its stderr ends:", *judgement.stderr.strip().splitlines()[-10:]]
-    return "\n".join([*lines, "", judgement.verdict(), counts(judgement)])
+    return lines
 
 
 def deviation_lines(judgement: Judgement) -> list[str]:
@@ -143,7 +153,7 @@ def counts(judgement: Judgement) -> str:
 
 def explain(claim: Claim) -> str:
     """Statement, source, derivation, how it is measured, and which real bugs there have been."""
-    bugs = [_wrapped(f"{bug.id}: {bug.history} {bug.link}") for bug in museum.by_operation(claim.contract.name)]
+    bugs = [wrapped(f"{bug.id}: {bug.history} {bug.link}") for bug in museum.by_operation(claim.contract.name)]
     caught = ["Real bugs of this operation, in the museum:", *bugs] if bugs else ["No bug of the museum lives here."]
     parts = [claim.id, f"  {claim.statement}", f"Source: {claim.source}"]
     parts += [
@@ -153,16 +163,18 @@ def explain(claim: Claim) -> str:
     return "\n".join([*parts, f"Measured: {claim.how}", *caught])
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
+    """Indented, in lines of 110 letters."""
     return textwrap.fill(
         text, 110, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
 
 
 def as_json(judgements: list[Judgement], rulings: list[Ruling]) -> str:
-    """The report for programs. Numbers that JSON lacks are the strings inf and nan."""
+    """The report for programs, as `report.schema.json` says. Numbers that JSON lacks are the strings inf, -inf and nan."""
     document = {
         "format": "minipref-report",
+        "version": "1.0",
         "contract": {"version": contract.VERSION, "hash": contract.HASH},
         "vectors": vectors.HASH,
         "judgements": [_judgement_entry(judgement) for judgement in judgements],
@@ -180,6 +192,7 @@ def _judgement_entry(judgement: Judgement) -> dict[str, Any]:
         "verdict": judgement.verdict(),
         "missing_outputs": {name: sorted(outputs) for name, outputs in judgement.missing.items() if outputs},
         "stale_deviations": [d._asdict() for d in judgement.stale],
+        "ending": f"{judgement.ending.kind}: {judgement.ending.message}" if judgement.ending else "",
         "claims": [_outcome_entry(outcome) for outcome in judgement.outcomes],
     }
 
@@ -189,6 +202,7 @@ def _outcome_entry(outcome: Outcome) -> dict[str, Any]:
     return {
         "id": outcome.claim.id,
         "operation": outcome.claim.contract.name,
+        "level": outcome.claim.contract.level,
         "statement": outcome.claim.statement,
         "verdict": outcome.verdict,
         "reason": outcome.reason,

@@ -84,7 +84,7 @@ class _Search:
 
     def __init__(self, run: Run, contract: Contract):
         self.run, self.contract = run, contract
-        self.cases, self.worst, self.found_at = 0, 0.0, 0.0
+        self.cases, self.worst, self.found_at, self.found_as = 0, 0.0, 0.0, ""
         self.patience = min(SHRINK_SECONDS, run.subject.shrink_seconds)
         self.seen: dict[str, tuple[Failure, ...]] = {}
 
@@ -95,8 +95,8 @@ class _Search:
                 return
             self.seen[key] = self._judge(inputs).failures
         failures = self.seen[key]
-        if failures:
-            self.found_at = self.found_at or time.monotonic()
+        if failures and not (self.found_as and failures[0].message == "not-run" != self.found_as):  # no smaller than a crash
+            self.found_at, self.found_as = self.found_at or time.monotonic(), self.found_as or failures[0].message
             raise _Found(failures)
 
     def _judge(self, inputs: dict[str, Any]) -> Result:
