@@ -151,15 +151,23 @@ def fit_preferences(here: World, model: GPT, steps: int, lr: float = 3e-3) -> No
         optimizer.step()
 
 
-def sampling(here: World, objective: OnPolicy, steps: int, optimization: Optimization, seed: int) -> OnPolicyTrainer:
+def sampling(
+    here: World,
+    objective: OnPolicy,
+    steps: int,
+    optimization: Optimization,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+) -> OnPolicyTrainer:
     """A trainer whose steps draw responses to all prompts; its model begins as the reference."""
-    critic = ValueModel(SIZE).double() if objective.made.critic else None
+    critic = ValueModel(SIZE).to(dtype) if objective.made.critic else None
     if critic:
         critic.load_weights(here.reference.weights())
     rows = [TokenizedPrompt(Place("enumerable", n), prompt) for n, prompt in enumerate(PROMPTS)]
     course = [Step(1.0, [*range(len(rows))])] * steps
-    holding = held(here.reference, "copy")
-    return OnPolicyTrainer(here.policy(), objective, rows, course, optimization, here.reward, holding, EOS, seed, critic=critic)
+    model = here.policy().to(dtype)
+    frozen = held(model, "copy")
+    return OnPolicyTrainer(model, objective, rows, course, optimization, here.reward, frozen, EOS, seed, critic=critic)
 
 
 def expected_loss(objective: OnPolicy, here: World, logps: Tensor, old: Tensor | None = None) -> Tensor:

@@ -139,12 +139,12 @@ class OnPolicyTrainer(Learner):
         return found
 
     def monitors(self, x: Experience, groups: Sequence[Group], again: int) -> dict[str, float]:
-        """What people watch, under TRL's names; kl is the mean over responses of log π_old/π_ref, in nats."""
+        """What people watch, under TRL's names; kl, in nats, is the mean over the policy's responses of log π_old/π_ref."""
         lengths = x.rows.mask.sum(dim=1)
         ended = [response[-1] == self.eos for _, responses in groups for response in responses]
         found = {"reward": x.scores.mean(), "reward_std": x.scores.std(dim=1).mean()}
         found["frac_reward_zero_std"] = (x.scores == x.scores[:, :1]).all(dim=1).double().mean()
-        if self.objective.needs_reference:
+        if self.objective.needs_reference and not self.objective.made.from_reference:
             found["kl"] = (x.old_logps - x.reference_logps).sum(dim=1).mean()
         found |= {"completions/mean_length": lengths.double().mean()}
         shown = {name: float(value) for name, value in found.items()}

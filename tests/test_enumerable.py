@@ -1,6 +1,5 @@
 """The world whose responses can all be asked for, and what methods cost in it."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,7 @@ def test_a_table_has_the_law_of_the_network_it_is_made_of() -> None:
 
 def test_rloo_comes_to_rest_at_the_optimum() -> None:
     here = world(3)
-    found = rest(objective("rloo", beta=here.beta), here, steps=45, rate=4.0)
+    found = rest(objective("rloo", beta=here.beta), here, steps=35, rate=4.0)
     assert total_variation(of_responses(found), here.optimum) < 1e-9
     with pytest.raises(ArithmeticError, match="rest: the gradient must be 0 after 3 steps, got 0.0"):
         rest(objective("rloo", beta=here.beta), here, steps=3, rate=4.0)
@@ -76,18 +75,19 @@ def test_rloo_comes_to_rest_at_the_optimum() -> None:
 def test_preferences_bring_the_policy_nearer() -> None:
     here = world(3)
     model = here.policy()
-    fit_preferences(here, model, 60, lr=5e-3)
-    assert total_variation(law(model), here.optimum) < 0.3 < total_variation(here.reference_logps, here.optimum)
+    fit_preferences(here, model, 20)
+    assert here.gap(law(model)) < 0.8
+    assert total_variation(law(model), here.optimum) < total_variation(here.reference_logps, here.optimum)
 
 
-@pytest.mark.parametrize("method", ["rloo", "ppo", "online-dpo", "rso"])
-def test_sampling_improves_the_objective(method: str) -> None:
+@pytest.mark.parametrize("method", ON_POLICY)
+def test_sampling_raises_the_reward(method: str) -> None:
     here = world(3)
-    numbers = {"beta": here.beta} | ({"acceptance_beta": here.beta} if method == "rso" else {})
-    trainer = sampling(here, objective(method, **numbers), 25, Optimization(5e-3, schedule="cosine"), seed=1)
+    trainer = sampling(here, objective(method), 25, Optimization(2e-3), seed=1)
     for _ in range(25):
-        met = trainer.step()
-    assert here.gap(law(trainer.model)) < 0.8 and math.isfinite(met["loss"])
+        trainer.step()
+    before, after = ((logps.exp() * here.rewards).sum() / 4 for logps in (here.reference_logps, law(trainer.model)))
+    assert after > before + 0.05
 
 
 def test_what_is_drawn_are_responses_of_the_world() -> None:

@@ -109,6 +109,7 @@ def test_prompts_are_apart_and_made_of_the_same_parts() -> None:
 )
 def test_rewards_are_those_stated(text: str, reward: float) -> None:
     assert math.isclose(world.reward(COW, text), reward, abs_tol=1e-12)
+    assert world.scores([COW, COW], [text, "x"]) == [world.reward(COW, text), GARBLED]
 
 
 def test_a_table_has_the_reward_of_each_response(rewards: np.ndarray) -> None:
