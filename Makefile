@@ -41,13 +41,13 @@ bench: .venv/ready .venv-trl/ready ## work, speed and memory of a training step:
 documents: .venv/ready ## write what is generated from the claims: errata, table of losses, choices, defaults
 	.venv/bin/python -m verify.theory
 
-page-test: .venv/ready ## test the interactive page in headless Chromium, and the JavaScript port in Node
+page-test: .venv/ready ## test the interactive page in headless Chromium
 	.venv/bin/python -m pytest tests/test_page.py
 
 vectors-check: .venv/ready ## regenerate the frozen vectors and compare them byte for byte
 	.venv/bin/python -m verify.vectors --check
 
-peers: $(PEERS:%=verify-%) ## judge published libraries, in environments of their own, and write verify/peers/PEERS.md; one alone: make verify-trl
+peers: $(PEERS:%=verify-%) ## judge published libraries, in environments of their own, and write verify/peers/PEERS.md
 	.venv/bin/python -m verify.peers.table $(PEERS:%=out/peers/%.json)
 
 verify-trl: .venv-trl/ready

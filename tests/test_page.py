@@ -1,4 +1,4 @@
-"""The JavaScript port, judged like any other, and the page that is made of it, used like a reader would in a real browser."""
+"""The page that is made of the JavaScript port, used like a reader would in a real browser."""
 
 import json
 import math
@@ -19,15 +19,11 @@ import minipref
 from minipref.arrays import log_softmax
 from minipref.contract import REGISTRY
 from toy import bandit
-from verify.cases.illegal import invalid
 from verify.contract import CONTRACTS
-from verify.pipe import Refusal, Session
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "toy" / "page"
 LEVEL_1 = [name for name, contract in CONTRACTS.items() if contract.level == 1]
-NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(not NODE, reason="no node")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,24 +42,6 @@ def test_a_page_that_is_not_current_is_found(tmp_path: Path) -> None:
     assert python(str(copy / "build.py"), "--check").returncode == 1
     assert python(str(copy / "build.py")).returncode == 0
     assert python(str(copy / "build.py"), "--check").returncode == 0
-
-
-@needs_node
-def test_port_conforms() -> None:
-    found = python("-m", "verify", "--impl", f"cmd:{NODE} toy/page/testee.mjs", "--profile", "quick", "--seed", "1")
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert f"conforms to minipref 1.0, level L1-VG, values and gradients, all {len(LEVEL_1)} operations" in found.stdout
-
-
-@needs_node
-def test_port_names_what_it_refuses() -> None:
-    with Session([str(NODE), str(PAGE / "testee.mjs")], request_seconds=10, start_seconds=60) as session:
-        for case in (case for name in LEVEL_1 for case in invalid(name, "float64") if case.layout == "plain"):
-            reply = session.run(case.operation, "float64", case.inputs)
-            assert isinstance(reply, Refusal), (case, reply)
-            # Of sizes that differ either argument may be named.
-            named = CONTRACTS[case.operation].inputs if re.match("[NK] |infinities", case.rule) else [case.argument]
-            assert any(f"{case.operation}: {name} must" in reply.message for name in named), (case, reply)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "--impl",
         action="append",
         metavar="IMPL",
-        help="numpy, torch, torch:cuda, a peer (trl), a module, a .py, cmd:'PROGRAM ARGS'; repeatable",
+        help="numpy, torch, torch:cuda, a peer (trl, ...) or port (jax), a module, a .py, cmd:'PROGRAM ARGS'; repeatable",
     )
     add("--claims", default="*", metavar="GLOB", help="claims by id, such as 'dpo.*'")
     add("--operations", default="*", metavar="GLOB", help=f"operations by name, or a need: {', '.join(NEEDS)}")

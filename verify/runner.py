@@ -20,7 +20,11 @@ from verify.subject import Subject, Undeclared
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = {"numpy": "verify.own.with_numpy", "torch": "verify.own.with_torch", "torch:cuda": "verify.own.with_torch"}
-PEERS = {"trl": "verify.peers.trl"}
+PEERS = {  # modules, and the environments that they need
+    "trl": ("verify.peers.trl", ".venv-trl"),
+    **{name: (f"verify.peers.{name}", ".venv-peers") for name in ("torchtune", "liger", "openrlhf", "verl", "torchrl")},
+    "jax": ("verify.ports.jax.testee", ".venv-jax"),
+}
 
 
 class Implementation(NamedTuple):
@@ -39,10 +43,11 @@ def find(name: str) -> Implementation:
     if name.startswith("cmd:"):
         return Implementation(shlex.split(name.removeprefix("cmd:")), False, {})
     if name in PEERS:
-        interpreter = ROOT / f".venv-{name}" / "bin" / "python"
+        module, environment = PEERS[name]
+        interpreter = ROOT / environment / "bin" / "python"
         if not interpreter.exists():
-            raise BrokenStart(f"{name} needs an environment of its own, {interpreter.parent.parent.name}: make verify-{name}")
-        return Implementation([str(interpreter), "-m", "verify.child", PEERS[name]], True, {})
+            raise BrokenStart(f"{name} needs an environment of its own, {environment}: make {environment}/ready")
+        return Implementation([str(interpreter), "-m", "verify.child", module], True, {})
     if name.endswith(".py") and not Path(name).is_file():
         raise BrokenStart(f"{name}: no such file")
     device = {"MINIPREF_DEVICE": "cuda"} if name == "torch:cuda" else {}

@@ -5,6 +5,7 @@
 //
 // An operation is its arguments, with what is legal for each; the names of its outputs; and its formula for one example,
 // which returns them in that order. `evaluate` checks, takes the examples one by one, and refuses to answer NaN.
+// Level 2 of the contract, on sequences, stands on this file: verify/ports/js/sequences.mjs.
 // Log-probabilities are in nats; grad_X is the derivative of the loss in X; π_ref is a constant. Where a log-probability
 // is -inf, the answer is the limit.
 
@@ -14,7 +15,7 @@ const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))); // 
 const logSigmoid = (x) => -softplus(-x);
 const log1mexp = (a) => (a > -Math.LN2 ? Math.log(-Math.expm1(a)) : Math.log1p(-Math.exp(a))); // log(1 - e^a), a < 0
 const scaled = (factor, x) => (factor === 0 ? 0 : factor * x); // the limit at infinity, not 0 · inf
-const sum = (row) => row.reduce((total, x) => total + x, 0);
+export const sum = (row) => row.reduce((total, x) => total + x, 0);
 
 export function sigmoid(x) {
   const decay = Math.exp(-Math.abs(x));
@@ -35,23 +36,23 @@ const softmax = (row) => logSoftmax(row).map(Math.exp);
 
 // What an argument may be.
 
-const number = (rule, holds) => ({ rule, holds: (x) => typeof x === "number" && holds(x) });
-const FINITE = number("must be finite", Number.isFinite);
-const POSITIVE = number("must lie in (0, inf)", (x) => x > 0 && x < Infinity);
-const NOT_NEGATIVE = number("must lie in [0, inf)", (x) => x >= 0 && x < Infinity);
+export const number = (rule, holds) => ({ rule, holds: (x) => typeof x === "number" && holds(x) });
+export const FINITE = number("must be finite", Number.isFinite);
+export const POSITIVE = number("must lie in (0, inf)", (x) => x > 0 && x < Infinity);
+export const NOT_NEGATIVE = number("must lie in [0, inf)", (x) => x >= 0 && x < Infinity);
 const FLIP_RATE = number("must lie in [0, 0.5)", (x) => x >= 0 && x < 0.5);
-const SHARE = number("must lie in [0, 1]", (x) => x >= 0 && x <= 1);
-const COUNT = number("must be a whole number >= 1", (x) => Number.isInteger(x) && x >= 1);
-const LOGP = number("must be finite or -inf", (x) => x < Infinity);
+export const SHARE = number("must lie in [0, 1]", (x) => x >= 0 && x <= 1);
+export const COUNT = number("must be a whole number >= 1", (x) => Number.isInteger(x) && x >= 1);
+export const LOGP = number("must be finite or -inf", (x) => x < Infinity);
 const LOGP_BELOW_0 = number("must lie in (-inf, 0) or be -inf", (x) => x < 0);
-const BOOLEAN = { rule: "must be true or false", holds: (x) => typeof x === "boolean" };
+export const BOOLEAN = { rule: "must be true or false", holds: (x) => typeof x === "boolean" };
 
-const N = { name: "N", least: 0 }; // examples
+export const N = { name: "N", least: 0 }; // examples
 const SOME = { name: "N", least: 1 };
 const K = { name: "K", least: 1 }; // responses to one prompt
 const RANKED = { name: "K", least: 2 };
-const array = (entry, ...dims) => ({ ...entry, dims });
-const scalar = (entry, usual) => ({ ...entry, dims: [], usual }); // without a usual value it has to be given
+export const array = (entry, ...dims) => ({ ...entry, dims });
+export const scalar = (entry, usual) => ({ ...entry, dims: [], usual }); // without a usual value it has to be given
 
 const policyPair = { policy_chosen_logps: array(LOGP, N), policy_rejected_logps: array(LOGP, N) };
 const fourLogps = { ...policyPair, reference_chosen_logps: array(LOGP, N), reference_rejected_logps: array(LOGP, N) };
@@ -70,7 +71,7 @@ function implicit(x) {
 }
 
 // A formula for one example, made one for all of them.
-const each = (outputs, formula) => (inputs, count) => {
+export const each = (outputs, formula) => (inputs, count) => {
   const at = (i) => Object.entries(inputs).map(([name, x]) => [name, Array.isArray(x) ? x[i] : x]);
   const answers = Array.from({ length: count }, (_, i) => formula(Object.fromEntries(at(i))));
   return Object.fromEntries(outputs.map((output, k) => [output, answers.map((answer) => answer[k])]));
@@ -309,9 +310,9 @@ function ipo(x) {
 export class Refusal extends Error {}
 
 // The outputs of an operation by name. Arguments that are not given take their usual value. Throws a Refusal.
-export function evaluate(name, given) {
-  if (!Object.hasOwn(operations, name)) throw new Refusal(`no operation is called ${name}`);
-  const { inputs, formula } = operations[name];
+export function evaluate(name, given, known = operations) {
+  if (!Object.hasOwn(known, name)) throw new Refusal(`no operation is called ${name}`);
+  const { inputs, rules = [], formula } = known[name];
   const refuse = (argument, rule, value) => {
     throw new Refusal(`${name}: ${argument} ${rule}, got ${value}`);
   };
@@ -321,6 +322,7 @@ export function evaluate(name, given) {
     if (!Object.hasOwn(inputs, argument)) refuse(argument, "is no argument", values[argument]);
     check(values[argument], inputs[argument], sizes, (rule, value) => refuse(argument, rule, value));
   }
+  for (const [argument, rule, holds] of rules) if (!holds(values)) refuse(argument, rule, values[argument]);
   checkSupport(values, refuse);
   const answer = formula(values, sizes.N);
   checkLimits(values, answer, refuse);
@@ -342,7 +344,7 @@ function check(value, { dims, rule, holds }, sizes, refuse, depth = 0) {
 function checkSupport(values, refuse) {
   for (const name in values) {
     const partner = name.replace("reference_", "policy_");
-    const policy = values[partner] ?? values[partner.replace("logps", "logits")];
+    const policy = values[partner] ?? values[partner.replace("logps", "logits")] ?? values[name.replace("reference_", "")];
     if (!name.startsWith("reference_") || !Array.isArray(policy)) continue;
     const logps = policy.flat();
     const escapes = values[name].flat().some((logp, i) => logp === -Infinity && logps[i] !== -Infinity);
@@ -353,8 +355,8 @@ function checkSupport(values, refuse) {
 // NaN means that infinities met, or that finite numbers overflowed.
 function checkLimits(values, answer, refuse) {
   for (const output in answer) {
-    if (![answer[output]].flat(2).some(Number.isNaN)) continue;
-    const names = Object.keys(values), culprit = names.find((name) => [values[name]].flat(2).includes(-Infinity)) ?? names[0];
+    if (![answer[output]].flat(3).some(Number.isNaN)) continue;
+    const names = Object.keys(values), culprit = names.find((name) => [values[name]].flat(3).includes(-Infinity)) ?? names[0];
     refuse(culprit, `must leave ${output} a limit`, values[culprit]);
   }
 }

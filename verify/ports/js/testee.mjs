@@ -1,9 +1,10 @@
-// The losses as a program that can be judged: JSON lines on stdin and stdout.
+// The JavaScript port as a program that can be judged: JSON lines on stdin and stdout.
 //
-//     python -m verify --impl cmd:"node toy/page/testee.mjs"
+//     python -m verify --impl cmd:"node verify/ports/js/testee.mjs"
 
 import { createInterface } from "node:readline";
-import { evaluate, operations, Refusal } from "./losses.mjs";
+import { Refusal } from "../../../toy/page/losses.mjs";
+import { evaluate, operations } from "./sequences.mjs";
 
 const NUMBERS = new Map([["inf", Infinity], ["-inf", -Infinity], ["nan", NaN]]);
 const SPELLINGS = new Map([...NUMBERS].map(([spelling, x]) => [x, spelling]));
