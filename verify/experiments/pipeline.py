@@ -120,11 +120,9 @@ def step_0(rng: Rng) -> Measured:
         return sequence_logps.formula(policy(rows, mask).detach(), rows, response).logps
 
     with TemporaryDirectory() as folder, torch.random.fork_rng():
-        ways = [
-            *(partial(computed, way=way) for way in ("copy", "offload", "lora")),
-            lambda made: cached(made, [groups], Path(folder) / "r.npz", "float32"),
-        ]
-        true = [float(abs(answer(policy) - way(policy)(groups)).max()) for way in ways]
+        ways = [computed(policy, way) for way in ("copy", "offload", "lora")]
+        ways.append(cached(policy, [groups], Path(folder) / "r.npz", "float32"))
+        true = [float(abs(answer(policy) - way(groups)).max()) for way in ways]
         apart_by = {
             "dropout-active": answer(policy) - answer(noisy),
             "ref-computed-by-different-code-path": answer(policy) - elsewhere(),
