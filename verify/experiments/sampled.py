@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 def run(plan: Plan, seed: int) -> Tensor:
     """The law [P, K] that a run ends with."""
     torch.set_num_threads(1)
-    optimization = Optimization(plan.lr, warmup=0.02, schedule="cosine", clip=10.0)
+    optimization = Optimization(plan.lr, warmup=0.1, schedule="cosine", clip=10.0)
     trainer = sampling(world(), plan.objective, plan.steps, optimization, seed, torch.float32)  # chance is larger than rounding
     for _ in range(plan.steps):
         trainer.step()
@@ -78,7 +78,7 @@ def rloo(rng: Rng) -> Measured:
     False: So does GRPO, its KL in the loss: what is missing where its expected gradient is 0.
     Source: arXiv:2402.14740v2 section 2.3
     """
-    return Measured(gaps(ends("rloo", 1000, 1e-3)), Reading(world().gap(resting("grpo"))))
+    return Measured(gaps(ends("rloo", 2000, 1e-3)), Reading(world().gap(resting("grpo"))))
 
 
 @claim("dr-grpo", (0, 0.01), "gap in J(π), of that of the reference, mean over four seeds")
@@ -87,7 +87,7 @@ def dr_grpo(rng: Rng) -> Measured:
     False: So does DAPO, a KL in its loss: what is missing where its expected gradient is 0.
     Source: arXiv:2503.20783v2 section 3.2
     """
-    return Measured(gaps(ends("dr-grpo", 1000, 1e-3, kl="reward")), Reading(world().gap(resting("dapo"))))
+    return Measured(gaps(ends("dr-grpo", 2000, 1e-3, kl="reward")), Reading(world().gap(resting("dapo"))))
 
 
 @claim("ppo", (0, 0.05), "gap in J(π), of that of the reference, mean over four seeds")
@@ -96,7 +96,7 @@ def ppo(rng: Rng) -> Measured:
     False: It comes to the responses of the highest reward.
     Source: arXiv:1707.06347v2 eq. 7
     """
-    return Measured(gaps(ends("ppo", 600, 1e-3, iterations=2)), Reading(world().gap(greedy())))
+    return Measured(gaps(ends("ppo", 1200, 1e-3, iterations=2)), Reading(world().gap(greedy())))
 
 
 @claim("grpo", (0, 0.1), "total variation to where the expected gradient is 0, of the worst prompt, mean over four seeds")
@@ -105,7 +105,7 @@ def grpo(rng: Rng) -> Measured:
     False: It comes to rest at π*.
     Source: arXiv:2402.03300v3 eq. 3-4
     """
-    laws = ends("grpo", 1000, 1e-3, kl="loss")
+    laws = ends("grpo", 2000, 1e-3, kl="loss")
     return Measured(distances(laws, resting("grpo")), distances(laws, world().optimum))
 
 
@@ -115,7 +115,7 @@ def dapo(rng: Rng) -> Measured:
     False: It comes to rest at π*.
     Source: arXiv:2503.14476v2 eq. 8
     """
-    laws = ends("dapo", 1000, 1e-3, kl="loss")
+    laws = ends("dapo", 2000, 1e-3, kl="loss")
     return Measured(distances(laws, resting("dapo")), distances(laws, world().optimum))
 
 
@@ -125,5 +125,5 @@ def online_dpo(rng: Rng) -> Measured:
     False: It stays at the reference.
     Source: arXiv:2402.04792v2 section 3
     """
-    laws = ends("online-dpo", 1000, 1e-3, labels="sampled")
+    laws = ends("online-dpo", 2000, 1e-3, labels="sampled")
     return Measured(gaps(laws), Reading(world().gap(world().reference_logps)))

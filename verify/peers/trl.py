@@ -30,15 +30,36 @@ from trl.experimental.orpo import ORPOTrainer, orpo_trainer
 from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import add_fused_lm_head
 
-from verify.peers import trl_models
+from verify.peers import tape, trl_models
+from verify.peers.tape import Array, Arrays, Operation
 
 NAME, VERSION = "trl", __version__
 
-Array = np.ndarray
-Arrays = dict[str, Array]
-Operation = Callable[..., Arrays]
-
-PAIR = ("losses", "grad_policy_chosen_logps", "grad_policy_rejected_logps")
+SOURCES = {  # what stands behind each operation
+    "bradley_terry": "RewardTrainer.compute_loss",
+    "dpo": "DPOTrainer._compute_loss, sigmoid",
+    "cdpo": "DPOTrainer._compute_loss, sigmoid",
+    "robust_dpo": "DPOTrainer._compute_loss, robust",
+    "ipo_length_normalized": "DPOTrainer._compute_loss, ipo",
+    "rso_hinge": "DPOTrainer._compute_loss, hinge",
+    "kto": "KTOTrainer._compute_loss",
+    "kto_reference_point": "KTOTrainer._compute_loss, metric kl",
+    "orpo": "ORPOTrainer.get_batch_loss_metrics",
+    "simpo": "CPOTrainer.get_batch_loss_metrics, simpo",
+    "sequence_logps": "CPOTrainer.get_batch_logps",
+    "linear_sequence_logps": "add_fused_lm_head",
+    "ppo_policy": "GRPOTrainer._compute_loss, beta 0",
+    "grpo": "GRPOTrainer._compute_loss",
+    "sequence_mean": "GRPOTrainer._compute_loss, grpo",
+    "token_mean": "GRPOTrainer._compute_loss, bnpo",
+    "constant_mean": "GRPOTrainer._compute_loss, dr_grpo",
+    "advantages_grpo": "GRPOTrainer._generate_and_score_completions, group",
+    "advantages_dr_grpo": "GRPOTrainer._generate_and_score_completions, none",
+    "advantages_rloo": "RLOOTrainer._generate_and_score_completions",
+    "overlong_penalty": "get_soft_overlong_punishment",
+    "gpt_logits": "CPOTrainer.concatenated_forward",
+    "preference_step": "compute_loss of DPOTrainer and KTOTrainer, get_batch_loss_metrics of CPOTrainer and ORPOTrainer",
+}
 
 
 # Trainers without their constructors, and what is fed to them
@@ -87,29 +108,6 @@ def _scored(token_logps: Tensor) -> SimpleNamespace:
     return SimpleNamespace(log_probs=token_logps, **logged)
 
 
-def _one_by_one(names: tuple[str, ...], example: Callable[..., Any], leaves: Array, *others: Array) -> Arrays:
-    """Named arrays [N] of N examples, one a call: losses, their slopes in the k leaves of an example, what was logged.
-
-    `example` takes a row of the leaves [N,k], to differentiate by, and a row of each other; it returns the loss and the logged.
-    """
-    rows = []
-    for numbers, *rest in zip(leaves, *others, strict=True):
-        leaf = torch.tensor(numbers, requires_grad=True)
-        loss, *logged = example(leaf, *rest)
-        rows.append([loss.item(), *torch.autograd.grad(loss, leaf)[0].tolist(), *logged])
-    table = np.array(rows, leaves.dtype).reshape(-1, len(names))
-    return {name: table[:, column].copy() for column, name in enumerate(names)}
-
-
-def _sides(name: str, inputs: Arrays) -> Array:
-    """What the pairs' chosen and rejected responses have by this name, [N,2]."""
-    return np.stack([inputs[name.format(side)] for side in ("chosen", "rejected")], axis=1)
-
-
-def _numpy(**outputs: Tensor) -> Arrays:
-    return {name: values.detach().numpy() for name, values in outputs.items()}
-
-
 # Losses on log-probabilities
 
 
@@ -122,7 +120,7 @@ def bradley_terry(*, margin: float, **pairs: Array) -> Arrays:
         return (trainer.compute_loss(model, {"margin": margin}),)
 
     names = ("losses", "grad_chosen_rewards", "grad_rejected_rewards")
-    return _one_by_one(names, example, _sides("{}_rewards", pairs))
+    return tape.one_by_one(names, example, tape.sides("{}_rewards", pairs))
 
 
 def _direct(loss_type: str) -> Operation:
@@ -139,9 +137,9 @@ def _direct(loss_type: str) -> Operation:
             loss = trainer._compute_loss(_Model(_scored(_token_logps(policy, lengths))), batch, return_outputs=False)
             return loss, _metric(trainer, "rewards/chosen"), _metric(trainer, "rewards/rejected")
 
-        policy, reference = _sides("policy_{}_logps", pairs), _sides("reference_{}_logps", pairs)
-        lengths = _sides("{}_lengths", pairs) if "chosen_lengths" in pairs else np.ones(policy.shape, int)
-        return _one_by_one((*PAIR, "chosen_rewards", "rejected_rewards"), example, policy, reference, lengths)
+        policy, reference = tape.sides("policy_{}_logps", pairs), tape.sides("reference_{}_logps", pairs)
+        lengths = tape.sides("{}_lengths", pairs) if "chosen_lengths" in pairs else np.ones(policy.shape, int)
+        return tape.one_by_one(tape.REWARDED, example, policy, reference, lengths)
 
     return operation
 
@@ -176,7 +174,7 @@ def kto(*, policy_logps: Array, reference_logps: Array, desirable: Array, refere
         return loss, _metric(trainer, "rewards/chosen" if label else "rewards/rejected")
 
     table = np.stack([policy_logps, reference_logps, desirable], axis=1)
-    return _one_by_one(("losses", "grad_policy_logps", "rewards"), example, table[:, :1], table[:, 1:2], table[:, 2])
+    return tape.one_by_one(("losses", "grad_policy_logps", "rewards"), example, table[:, :1], table[:, 1:2], table[:, 2])
 
 
 def kto_reference_point(*, policy_mismatched_logps: Array, reference_mismatched_logps: Array) -> Arrays:
@@ -210,7 +208,9 @@ def _from_logits(module: Any, trainer: Any, pairs: Arrays, **logged: str) -> Arr
             loss, metrics = trainer.get_batch_loss_metrics(model, batch, "train")
         return [loss, *(metrics[name] for name in logged.values())]
 
-    return _one_by_one((*PAIR, *logged), example, _sides("policy_{}_logps", pairs), _sides("{}_lengths", pairs))
+    return tape.one_by_one(
+        (*tape.PAIR, *logged), example, tape.sides("policy_{}_logps", pairs), tape.sides("{}_lengths", pairs)
+    )
 
 
 def orpo(*, odds_weight: float, **pairs: Array) -> Arrays:
@@ -230,21 +230,14 @@ def simpo(*, beta: float, gamma: float, **pairs: Array) -> Arrays:
 # Sequences
 
 
-def _labels(tokens: Array, response_mask: Array) -> Tensor:
-    """Tokens where the mask is true, -100 elsewhere."""
-    labels = np.full(response_mask.shape, -100)
-    labels[response_mask] = tokens[response_mask]
-    return torch.tensor(labels)
-
-
 def sequence_logps(*, logits: Array, tokens: Array, response_mask: Array) -> Arrays:
     """CPOTrainer.get_batch_logps. Log-probs of 1 sum to its count of the response, the length."""
-    leaf, labels = torch.tensor(logits, requires_grad=True), _labels(tokens, response_mask)
+    leaf, labels = torch.tensor(logits, requires_grad=True), tape.labels(tokens, response_mask)
     logps = CPOTrainer.get_batch_logps(leaf, labels)
     with patch.object(cpo_trainer, "selective_log_softmax", _given_log_softmax):
         lengths = CPOTrainer.get_batch_logps(torch.ones(*labels.shape, 1), labels)
     (gradient,) = torch.autograd.grad(logps.sum(), leaf)
-    return _numpy(logps=logps, lengths=lengths.long(), grad_logits=gradient)
+    return tape.numpy(logps=logps, lengths=lengths.long(), grad_logits=gradient)
 
 
 class _LinearModel:
@@ -269,10 +262,10 @@ def linear_sequence_logps(*, hidden: Array, weight: Array, tokens: Array, respon
         output = model.forward(labels=labels[None], fused_lm_head=True, num_items_in_batch=1)
         return -output.loss, output.label_mask.sum()
 
-    rows = [row(*pair) for pair in zip(leaves[0], _labels(tokens, response_mask), strict=True)]
+    rows = [row(*pair) for pair in zip(leaves[0], tape.labels(tokens, response_mask), strict=True)]
     logps, lengths = (torch.stack(column) for column in zip(*rows, strict=True))
     to_hidden, to_weight = torch.autograd.grad(logps.sum(), leaves)
-    return _numpy(logps=logps.to(leaves[0].dtype), lengths=lengths, grad_hidden=to_hidden, grad_weight=to_weight)
+    return tape.numpy(logps=logps.to(leaves[0].dtype), lengths=lengths, grad_hidden=to_hidden, grad_weight=to_weight)
 
 
 # On-policy pieces, aggregation
@@ -303,17 +296,13 @@ def _surrogate(trainer: Any, *tokens: Array) -> Arrays:
     old ones, the reference's, advantages and mask, each [B,T].
     """
 
-    def token(logp: Tensor, numbers: Array) -> tuple[Tensor, float]:
-        old, reference, advantage, counts = torch.tensor(numbers[:, None])
+    def token(logp: Tensor, old: Tensor, reference: Tensor, advantage: Tensor, counts: Tensor) -> tuple[Tensor, float]:
         padded = [functional.pad(value[None], (0, 1)) for value in (logp, old, reference, counts.long())]
         fixed = {"old_per_token_logps": padded[1], "ref_per_token_logps": padded[2]}
         loss = _grpo_loss(trainer, padded[0], advantage, padded[3], **fixed)
         return loss, _metric(trainer, "clip_ratio/region_mean")
 
-    table = np.stack(tokens, axis=-1).reshape(-1, 5)
-    flat = _one_by_one(("token_losses", "grad_logps", "clipped"), token, table[:, :1], table[:, 1:])
-    shaped = {name: values.reshape(tokens[0].shape) for name, values in flat.items()}
-    return shaped | {"clipped": shaped["clipped"] > 0}
+    return tape.surrogate(token, *tokens)
 
 
 def ppo_policy(*, logps: Array, old_logps: Array, advantages: Array, mask: Array, clip_low: float, clip_high: float) -> Arrays:
@@ -325,8 +314,8 @@ def ppo_policy(*, logps: Array, old_logps: Array, advantages: Array, mask: Array
 def grpo(*, clip_low: float, clip_high: float, beta: float, advantages: Array, mask: Array, **logps: Array) -> Arrays:
     """Each token under the advantage of its sequence."""
     trainer = _grpo_trainer("grpo", beta=beta, epsilon_low=clip_low, epsilon_high=clip_high)
-    per_token = np.repeat(advantages[:, None], mask.shape[1], axis=1)
-    return _surrogate(trainer, logps["logps"], logps["old_logps"], logps["reference_logps"], per_token, mask)
+    fixed = logps["old_logps"], logps["reference_logps"], tape.spread(advantages, mask), mask
+    return _surrogate(trainer, logps["logps"], *fixed)
 
 
 def _reduction(loss_type: str) -> Operation:
@@ -336,7 +325,7 @@ def _reduction(loss_type: str) -> Operation:
         losses = torch.tensor(token_losses, requires_grad=True)
         trainer = _grpo_trainer(loss_type, max_completion_length=max_length)
         loss = _grpo_loss(trainer, torch.zeros_like(losses), -losses, torch.tensor(mask).long())
-        return _numpy(loss=loss, weights=torch.autograd.grad(loss, losses)[0])
+        return tape.numpy(loss=loss, weights=torch.autograd.grad(loss, losses)[0])
 
     return operation
 

@@ -1,0 +1,119 @@
+"""Writes PEERS.md, how published libraries stand to the contract: python -m verify.peers.table out/peers/*.json
+
+A report is the judge's, under the name of the peer's adapter. What deviates, and why, is in the peer's .toml, where a reason
+begins with its kind: in a run that conforms each entry has occurred, and nothing else.
+"""
+
+import ast
+import datetime
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from verify.claims import SKIPPED
+from verify.contract import ALL
+from verify.deviations import Deviation, read
+
+HERE = Path(__file__).parent
+KINDS = {"bug": "**bug**", "edge": "edge", "convention": "deviates"}  # of a reason, gravest first, and the verdict
+HEADER = ("operation", "function", "verdict", "worst error / bound", "why")
+
+
+class Row(NamedTuple):
+    """One operation of one peer."""
+
+    operation: str
+    source: str
+    verdict: str
+    worst: str
+    why: str
+
+
+def sources(peer: str) -> dict[str, str]:
+    """The SOURCES of an adapter, which can only be imported in an environment of its own: by operation, what it drives."""
+    for node in ast.parse((HERE / f"{peer}.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "SOURCES":
+            return dict(ast.literal_eval(node.value))
+    raise ValueError(f"{peer}.py must have SOURCES, a dict of strings")
+
+
+def verdict(deviations: list[Deviation]) -> str:
+    """What the listed deviations of one operation say of it."""
+    numbers = [d for d in deviations if not d.claim.endswith(".refusals")]
+    kinds = {d.reason.partition(":")[0] for d in numbers}
+    worst = next((mark for kind, mark in KINDS.items() if kind in kinds), "")
+    return worst or ("numbers hold" if deviations else "holds")
+
+
+def rows(peer: str, report: dict[str, Any]) -> list[Row]:
+    """One for each operation that was judged. ValueError where the run did not conform, or judged what SOURCES lacks."""
+    (judgement,) = report["judgements"]
+    if not judgement["conforms"]:
+        raise ValueError(f"{peer} must conform, its deviations aside, before it is tabled: {judgement['verdict']}")
+    measured = [claim for claim in judgement["claims"] if claim["verdict"] != SKIPPED]
+    listed, drives = read(HERE / f"{peer}.toml"), sources(peer)
+    operations = [name for name in ALL if any(claim["operation"] == name for claim in measured)]
+    if set(operations) != set(drives):
+        raise ValueError(f"SOURCES of {peer}.py must name what was judged, {operations}, got {[*drives]}")
+    return [_row(name, drives[name], [c for c in measured if c["operation"] == name], listed) for name in operations]
+
+
+def _row(operation: str, source: str, claims: list[dict[str, Any]], listed: tuple[Deviation, ...]) -> Row:
+    here = [d for d in listed if d.claim.partition(".")[0] == operation]
+    worst = max(float(claim["worst_error_over_bound"]) for claim in claims)
+    return Row(operation, source, verdict(here), f"{worst:.2g}", "<br>".join(dict.fromkeys(d.reason for d in here)))
+
+
+def document(reports: dict[str, dict[str, Any]], date: datetime.date) -> str:
+    """PEERS.md."""
+    tables = {peer: rows(peer, report) for peer, report in reports.items()}
+    marks = {peer: {row.operation: row.verdict for row in table} for peer, table in tables.items()}
+    given = [name for name in ALL if any(name in found for found in marks.values())]
+    overview = [(name, *(found.get(name, "") for found in marks.values())) for name in given]
+    parts = [INTRODUCTION.format(date=date), _table(("operation", *reports), overview)]
+    for peer, table in tables.items():
+        (judgement,) = reports[peer]["judgements"]
+        made, seed = judgement["implementation"], judgement["seed"]
+        parts += [f"## {made['name']} {made['version']}", f"{judgement['dtype']}, seed {seed}.", _table(HEADER, table)]
+    return "\n\n".join([*parts, "## Finds", FINDS, _table(("script", "what it shows"), finds())]) + "\n"
+
+
+def finds() -> list[tuple[str, str]]:
+    """Each reproduction, and the first line of its docstring."""
+    paths = sorted((HERE / "findings").glob("*.py"))
+    return [(f"[`{path.stem}`](findings/{path.name})", _title(path)) for path in paths]
+
+
+def _title(path: Path) -> str:
+    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+
+
+def _table(header: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+INTRODUCTION = """# Published libraries before the judge
+
+Written by `make peers` on {date}, from runs of `python -m verify --impl PEER --deviations verify/peers/PEER.toml`. Every
+number comes out of the library's own code, values and gradients by its own autograd or backward; the adapters beside this
+file hold no formula.
+
+*holds*: every claim, the refusal of bad input among them. *numbers hold*: every value and gradient of legal input is right,
+but invalid input is not refused. *deviates*: another convention, such as float32 for any input. *edge*: wrong only at an
+extreme, such as a log-probability of -inf. **bug**: wrong where it is used. The tables below say all that deviates, and
+why; anything else would have failed the run. An empty cell: the library has no such function."""
+
+FINDS = """Bugs for which no report was found: each a script that needs the library and PyTorch alone, prints what is due and
+what comes, and exits with 1 while the bug is there."""
+
+
+def main(paths: list[str]) -> None:
+    reports = {Path(path).stem: json.loads(Path(path).read_text("utf-8")) for path in paths}
+    (HERE / "PEERS.md").write_text(document(reports, datetime.date.today()), "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
