@@ -10,7 +10,7 @@ J(π) = E_π[R] - β KL(π || π_ref) and π* are minipref's `kl_regularized_obj
 equations 3 and 4. What a method does on average over all groups of responses is `expected_loss`, by the method's own code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
 from typing import NamedTuple
@@ -131,10 +131,22 @@ def total_variation(logps: Tensor, others: Tensor) -> float:
     return float((logps.exp() - others.exp()).abs().sum(dim=1).max()) / 2
 
 
-def fit_preferences(here: World, model: GPT, steps: int, lr: float = 3e-3) -> None:
+def evenly(logps: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """All pairs alike: DPO on a data set that has each."""
+    return torch.ones_like(logps[:, pairs[0]])
+
+
+def as_drawn(logps: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """Pairs as often as the policy draws them: online DPO."""
+    chances = (logps[:, pairs[0]] + logps[:, pairs[1]]).exp()
+    return chances / chances.mean(dim=1, keepdim=True)
+
+
+def fit_preferences(here: World, model: GPT, steps: int, lr: float = 3e-3, often: Callable[..., Tensor] = evenly) -> None:
     """DPO on every pair of responses to every prompt, labelled with its exact probabilities: arXiv:2305.18290v3 equation 7.
 
-    AdamW with a cosine schedule: only as the steps shrink does the policy come as near as float64 lets it.
+    AdamW with a cosine schedule: only as the steps shrink does the policy come as near as float64 lets it. `often` says how
+    often a pair occurs, from log π [P, K] as it is.
     """
     first, second = torch.triu_indices(len(RESPONSES), len(RESPONSES), offset=1)
     preferred = sigmoid(here.rewards[:, first] - here.rewards[:, second])
@@ -142,9 +154,10 @@ def fit_preferences(here: World, model: GPT, steps: int, lr: float = 3e-3) -> No
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.0)
     for step in range(steps):
         logps, total = laws(model), torch.zeros(())
+        shares = often(logps.detach(), (first, second))
         for weights, chosen, rejected in ((preferred, first, second), (1 - preferred, second, first)):
             sides = (of[:, side].flatten() for of in (logps, here.reference_logps) for side in (chosen, rejected))
-            total = total + (weights.flatten() * differentiable(dpo)(*sides, here.beta).losses).sum()
+            total = total + ((shares * weights).flatten() * differentiable(dpo)(*sides, here.beta).losses).sum()
         optimizer.zero_grad()
         (total / preferred.numel()).backward()
         optimizer.param_groups[0]["lr"] = course.rate(step, steps)

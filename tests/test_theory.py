@@ -17,7 +17,8 @@ from verify.statements import KINDS, Ruling, stated
 from verify.theory import ledger, tables
 from verify.theory.__main__ import FOLDER, documents
 
-THEORY = [(module, s) for module, kind in KINDS.items() if kind != "experiment" for s in stated(module)]
+THEORY = [(module, s) for module, kind in KINDS.items() if kind not in ("experiment", "sampled") for s in stated(module)]
+SAMPLED = stated("verify.experiments.sampled")  # which have seeds of their own
 SEEDS = {False: [0], True: list(range(20))}  # by whether a sweep was asked for
 
 
@@ -27,6 +28,17 @@ def test_holds_and_its_false_variant_does_not(statement: Statement, sweep: bool)
         found = statement.read(np.random.default_rng(seed))
         assert found.true.verdict(statement.allowed) == HOLDS, (seed, found)
         assert found.false.refutes(statement.allowed), (seed, found)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("statement", SAMPLED, ids=lambda s: s.id)
+def test_what_is_sampled_holds(statement: Statement) -> None:
+    assert statement.read(np.random.default_rng(0)).verdict(statement.allowed) == HOLDS
+
+
+def test_what_is_sampled_is_decided_by_name_alone() -> None:
+    assert not {"sampled"} & {KINDS[module] for module in statements.select("*").statements}
+    assert [s.id for s in statements.select("sampled.*").statements["verify.experiments.sampled"]] == [s.id for s in SAMPLED]
 
 
 def test_ids_are_unique() -> None:

@@ -136,7 +136,8 @@ def _cell(value: Any) -> str:
 
 
 def described(statement: Statement, measured: Measured) -> str:
-    """The verdict, the sentence, what was measured for it, and what the same measurement gives for its false variant."""
+    """The verdict, the sentence, what was measured for it, what the same measurement gives for its false variant, and what else
+    there is to see."""
     true, false, numbers = measured
     detects = f", detects {true.detectable:.2g} beyond" if true.error else ""
     refuted = "REFUTED" if false.refutes(statement.allowed) else "not refuted"
@@ -145,6 +146,8 @@ def described(statement: Statement, measured: Measured) -> str:
         f"measured {said(true)}, allowed {span(statement.allowed)}{detects}: {statement.measured}",
         f"false variant {said(false)}, {refuted}: {statement.false}",
     ]
+    if numbers and not statement.shown:
+        lines.append("apart: " + ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
     if statement.shown:
         belief = f"often written, {refuted}: {statement.false}"
         lines = [belief, statement.shown.format(**numbers), f"what is true: {lines[0]}", f"{lines[1]}; belief {said(false)}"]

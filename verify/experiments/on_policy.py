@@ -109,7 +109,8 @@ def grpo_does_not(rng: Rng) -> Measured:
         method: float((field * (field @ right) / (field @ field) - right).norm() / right.norm())
         for method, field in fields.items()
     }
-    shown = {"cosines": cosines, "biases": biases}
+    shown = {f"cosine of {method}": cosine for method, cosine in cosines.items()}
+    shown |= {f"relative bias of {method}": bias for method, bias in biases.items()}
     return Measured(Reading(1 - max(cosines["grpo"], cosines["dapo"])), Reading(1 - cosines["rloo"]), shown)
 
 
