@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt_tiny.enumerable import law, of_responses, rest, sampling, total_variation, world
+from gpt_tiny.enumerable import as_drawn, fit_preferences, law, of_responses, rest, sampling, total_variation, world
 from gpt_tiny.on_policy import OnPolicy
 from gpt_tiny.trainer import Optimization
 from toy.experiment import Measured, Reading
@@ -127,3 +127,17 @@ def online_dpo(rng: Rng) -> Measured:
     """
     laws = ends("online-dpo", 2000, 1e-3, labels="sampled")
     return Measured(gaps(laws), Reading(world().gap(world().reference_logps)))
+
+
+@claim("online-dpo-exact", (0, 0.01), "total variation to π*, of the worst prompt")
+def online_dpo_exact(rng: Rng) -> Measured:
+    """With exact labels, and pairs as often as the policy draws them, in expectation, online DPO comes to π*.
+    False: It comes to e^{R/β} / Z, whatever the reference was.
+    Source: arXiv:2402.04792v2 section 3
+    """
+    here = world()
+    model = here.policy()
+    fit_preferences(here, model, 1200, lr=1e-3, often=as_drawn)
+    others = here.optimum, torch.log_softmax(here.rewards / here.beta, dim=1)
+    true, false = (Reading(total_variation(law(model), other)) for other in others)
+    return Measured(true, false)
