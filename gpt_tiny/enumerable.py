@@ -31,7 +31,7 @@ from .on_policy import Experience, OnPolicy
 from .on_policy_trainer import OnPolicyTrainer
 from .packed import Group, Ids
 from .reference import held
-from .rollouts import Rows, by_token, layout, logps_by_token, quiet
+from .rollouts import Rows, by_token, layout, quiet
 from .trainer import Optimization, Step
 from .value_model import ValueModel
 
@@ -42,6 +42,7 @@ RESPONSES: list[Ids] = [
     for length in range(LONGEST + 1)
     for ids in product(range(TOKENS), repeat=length)
 ]
+PREFIXES = [ids for length in range(LONGEST) for ids in product(range(TOKENS), repeat=length)]
 GROUPS: list[Group] = [(prompt, RESPONSES) for prompt in PROMPTS]
 SIZE = Config(vocab_size=TOKENS + 1, context=4, width=32, layers=2, heads=4)
 
@@ -105,9 +106,43 @@ def rows() -> Rows:
     return layout(GROUPS)
 
 
+@cache
+def _prefixes() -> tuple[Tensor, Tensor]:
+    """What may stand before a token, behind every prompt: tokens [P F, LONGEST], padded, and what of them counts."""
+    rows = [[*prompt, *prefix] for prompt in PROMPTS for prefix in PREFIXES]
+    lengths = torch.tensor([[len(row)] for row in rows])
+    return torch.tensor([row + [0] * (LONGEST - len(row)) for row in rows]), torch.arange(LONGEST) < lengths
+
+
+@cache
+def _places() -> tuple[Tensor, Tensor]:
+    """Of each token of rows() the place of what stands before it, and the token; [M], row after row."""
+    found = [
+        (p * len(PREFIXES) + PREFIXES.index(tuple(response[:t])), token)
+        for p in range(len(PROMPTS))
+        for response in RESPONSES
+        for t, token in enumerate(response)
+    ]
+    place, token = torch.tensor(found).T
+    return place, token
+
+
+def table_of(model: GPT) -> Tensor:
+    """Its logits [P, F, V] after each of the F prefixes of each prompt, in the tape: all that its law is made of."""
+    ids, mask = _prefixes()
+    hidden = model.hidden(ids, mask)
+    return model.logits(hidden[torch.arange(len(ids)), mask.sum(dim=1) - 1]).reshape(len(PROMPTS), len(PREFIXES), -1)
+
+
+def of_table(logits: Tensor) -> Tensor:
+    """Log-probabilities [P K, T] of all tokens of all responses, from logits [P, F, V], in the tape."""
+    place, token = _places()
+    return by_token(torch.log_softmax(logits.flatten(0, 1), dim=1)[place, token], rows().mask)
+
+
 def tokens(model: GPT, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities [P K, T] of all tokens of all responses, in the tape."""
-    return logps_by_token(model, rows(), temperature)
+    """The same of a network, in the tape."""
+    return of_table(table_of(model) / temperature)
 
 
 def of_responses(logps: Tensor) -> Tensor:
@@ -131,35 +166,35 @@ def total_variation(logps: Tensor, others: Tensor) -> float:
     return float((logps.exp() - others.exp()).abs().sum(dim=1).max()) / 2
 
 
-def evenly(logps: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """All pairs alike: DPO on a data set that has each."""
-    return torch.ones_like(logps[:, pairs[0]])
+def evenly(logps: Tensor) -> Tensor:
+    """How often a pair occurs [P, K, K], in a data set that has all alike."""
+    return torch.ones_like(logps[:, :, None] * logps[:, None, :])
 
 
-def as_drawn(logps: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """Pairs as often as the policy draws them: online DPO."""
-    chances = (logps[:, pairs[0]] + logps[:, pairs[1]]).exp()
-    return chances / chances.mean(dim=1, keepdim=True)
+def as_drawn(logps: Tensor) -> Tensor:
+    """The same where the policy draws both responses, as in online DPO."""
+    chances = (logps[:, :, None] + logps[:, None, :]).exp()
+    return chances / chances.mean()
 
 
-def fit_preferences(here: World, model: GPT, steps: int, lr: float = 3e-3, often: Callable[..., Tensor] = evenly) -> None:
+def fit_preferences(here: World, model: GPT, steps: int, lr: float = 1e-2, often: Callable[[Tensor], Tensor] = evenly) -> None:
     """DPO on every pair of responses to every prompt, labelled with its exact probabilities: arXiv:2305.18290v3 equation 7.
 
-    AdamW with a cosine schedule: only as the steps shrink does the policy come as near as float64 lets it. `often` says how
-    often a pair occurs, from log π [P, K] as it is.
+    AdamW with a cosine schedule: only as the steps shrink does the policy come as near as float64 lets it. `often` says of
+    log π [P, K], as it is, how often a pair occurs.
     """
-    first, second = torch.triu_indices(len(RESPONSES), len(RESPONSES), offset=1)
-    preferred = sigmoid(here.rewards[:, first] - here.rewards[:, second])
-    course = Optimization(lr, warmup=0.0, schedule="cosine")
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.0)
+    preferred = sigmoid(here.rewards[:, :, None] - here.rewards[:, None, :])
+
+    def sides(logps: Tensor) -> tuple[Tensor, Tensor]:
+        return logps[:, :, None].expand_as(preferred).flatten(), logps[:, None, :].expand_as(preferred).flatten()
+
+    course = Optimization(lr, schedule="cosine")
+    optimizer = torch.optim.AdamW(model.parameters(), lr, eps=1e-16, weight_decay=0.0)  # gradients become that small
     for step in range(steps):
-        logps, total = laws(model), torch.zeros(())
-        shares = often(logps.detach(), (first, second))
-        for weights, chosen, rejected in ((preferred, first, second), (1 - preferred, second, first)):
-            sides = (of[:, side].flatten() for of in (logps, here.reference_logps) for side in (chosen, rejected))
-            total = total + ((shares * weights).flatten() * differentiable(dpo)(*sides, here.beta).losses).sum()
+        logps = laws(model)
+        losses = differentiable(dpo)(*sides(logps), *sides(here.reference_logps), here.beta).losses.reshape(preferred.shape)
         optimizer.zero_grad()
-        (total / preferred.numel()).backward()
+        (often(logps.detach()) * preferred * losses).mean().backward()
         optimizer.param_groups[0]["lr"] = course.rate(step, steps)
         optimizer.step()
 
@@ -224,38 +259,6 @@ def _weights_of_groups(objective: OnPolicy, x: Experience) -> Tensor:
     return found.reshape(x.old_logps.shape)
 
 
-# --- Laws without a network --------------------------------------------------------------------------------------------------
-
-PREFIXES = [ids for length in range(LONGEST) for ids in product(range(TOKENS), repeat=length)]
-
-
-@cache
-def _places() -> tuple[Tensor, Tensor]:
-    """Of each token of rows() its prompt's and prefix's place, and the token; [M], row after row."""
-    found = [
-        (p * len(PREFIXES) + PREFIXES.index(tuple(response[:t])), token)
-        for p in range(len(PROMPTS))
-        for response in RESPONSES
-        for t, token in enumerate(response)
-    ]
-    place, token = torch.tensor(found).T
-    return place, token
-
-
-def of_table(logits: Tensor) -> Tensor:
-    """Log-probabilities [P K, T] of a law that has logits [P, prefixes, tokens] of its own after every prefix, in the tape."""
-    place, token = _places()
-    return by_token(torch.log_softmax(logits.flatten(0, 1), dim=1)[place, token], rows().mask)
-
-
-def table_of(model: GPT) -> Tensor:
-    """The logits [P, prefixes, tokens] with which a table is a network's law."""
-    groups = [[*prompt, *prefix] for prompt in PROMPTS for prefix in PREFIXES]
-    with quiet(model):
-        last = [model(torch.tensor([ids]), torch.ones((1, len(ids)), dtype=torch.bool))[0, -1] for ids in groups]
-    return torch.log_softmax(torch.stack(last), dim=1).reshape(len(PROMPTS), len(PREFIXES), -1)
-
-
 def rest(objective: OnPolicy, here: World, steps: int = 400, rate: float = 1.0) -> Tensor:
     """Where a method comes to rest: log-probabilities [P K, T] of a law at which its expected gradient is 0.
 
@@ -263,7 +266,7 @@ def rest(objective: OnPolicy, here: World, steps: int = 400, rate: float = 1.0) 
     there and of the token. A step that is longer than the one before halves the rate. ArithmeticError where the gradient is not
     0 in the end.
     """
-    logits, before = table_of(here.reference), torch.inf
+    logits, before = table_of(here.reference).detach(), torch.inf
     for _ in range(steps):
         logits.requires_grad_()
         logps = of_table(logits)
@@ -278,7 +281,7 @@ def rest(objective: OnPolicy, here: World, steps: int = 400, rate: float = 1.0) 
 
 
 def _chances(logits: Tensor) -> Tensor:
-    """Of coming to a prefix and drawing a token after it [P, prefixes, tokens]."""
+    """Of coming to a prefix and drawing a token after it [P, F, V]."""
     laws, reached = torch.softmax(logits, dim=2), torch.ones(logits.shape[:2], dtype=logits.dtype)
     for place, prefix in enumerate(PREFIXES):
         if prefix:

@@ -75,7 +75,7 @@ def test_rloo_comes_to_rest_at_the_optimum() -> None:
 def test_preferences_bring_the_policy_nearer() -> None:
     here = world(3)
     model = here.policy()
-    fit_preferences(here, model, 20)
+    fit_preferences(here, model, 80)
     assert here.gap(law(model)) < 0.8
     assert total_variation(law(model), here.optimum) < total_variation(here.reference_logps, here.optimum)
 

@@ -138,7 +138,7 @@ def dpo_reaches(rng: Rng) -> Measured:
     """
     here = world()
     model = here.policy()
-    fit_preferences(here, model, 1200)
+    fit_preferences(here, model, 2500)
     reached = law(model)
     return Measured(
         Reading(total_variation(reached, here.optimum)),

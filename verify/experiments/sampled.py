@@ -137,7 +137,7 @@ def online_dpo_exact(rng: Rng) -> Measured:
     """
     here = world()
     model = here.policy()
-    fit_preferences(here, model, 1200, lr=1e-3, often=as_drawn)
+    fit_preferences(here, model, 2500, lr=2e-3, often=as_drawn)
     others = here.optimum, torch.log_softmax(here.rewards / here.beta, dim=1)
     true, false = (Reading(total_variation(law(model), other)) for other in others)
     return Measured(true, false)
