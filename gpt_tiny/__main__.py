@@ -137,7 +137,8 @@ def hold_out(options: argparse.Namespace) -> int:
 def align(options: argparse.Namespace) -> int:
     from .align import STAGES, run
 
-    print(run(options.data, options.reward, options.out, {name: getattr(options, name) for name in STAGES}, options.resume))
+    numbers = {name: getattr(options, name) for name in STAGES}
+    print(run(options.data, options.reward, options.out, numbers, options.held_out, options.resume))
     return 0
 
 

@@ -3,7 +3,8 @@
     python -m gpt_tiny align --data pairs.jsonl --reward my_rewards:score --out out/aligned
 
 The chosen responses are learned first, with a tokenizer of their own; then the pairs; then responses are drawn to the same
-prompts, and their rewards are learned. What each stage came to is asked at the end: the mean reward of what it answers.
+prompts, and their rewards are learned. What each stage came to is asked at the end: the mean reward of what it answers, to
+prompts of a file that is held out or, where none is given, to those that it learned from.
 """
 
 import json
@@ -39,20 +40,35 @@ STAGES: dict[str, tuple[float, str]] = {
     "grpo_beta": (0.04, "β of GRPO"),
     "group_size": (8, "responses to a prompt"),
     "max_tokens": (64, "of a response"),
-    "asked": (200, "prompts that are answered at the end"),
+    "asked": (200, "most prompts that are answered at the end"),
     "seed": (0, "of all"),
 }
 
 
-def run(file: str, reward: str, out: Path, numbers: Mapping[str, float], resume: bool = False) -> str:
-    """The folders sft, dpo and grpo, and stages.json with the table that is returned. Raises what `train.run` does."""
-    enter(out, {"data": file, "reward": reward, **numbers}, resume)
-    for name, settings in stages(file, reward, out, numbers).items():
+def run(
+    file: str, reward: str, out: Path, numbers: Mapping[str, float], held_out: str | None = None, resume: bool = False
+) -> str:
+    """The folders sft, dpo and grpo, and stages.json with the table that is returned.
+
+    ValueError for a reward that is no function, and numbers that do not fit each other, before anything is trained; else what
+    `train.run` raises.
+    """
+    if Path(reward).is_dir():
+        raise ValueError(f"reward must be a function, module:name: a model has a tokenizer of its own, got {reward}")
+    rewards.imported(reward)
+    if not numbers["asked"] >= 2:
+        raise ValueError(f"asked must be >= 2, got {numbers['asked']:g}")
+    if not numbers["context"] - numbers["max_tokens"] >= 2:
+        raise ValueError(f"max_tokens must leave a prompt 2 of the context's tokens, got {numbers['max_tokens']:g}")
+    planned, questions = stages(file, reward, out, numbers), data.load(held_out or file)
+    enter(out, {"data": file, "reward": reward, "held out": held_out, **numbers}, resume)
+    for name, settings in planned.items():
         train(settings, out / name, resume)
-    found = {name: answered(file, reward, out / name, numbers) for name in ("sft", "dpo", "grpo")}
+    found = {name: answered(questions, reward, out / name, numbers) for name in planned}
     write_whole(out / "stages.json", json.dumps(found, indent=1) + "\n")
     rows = (f"{name:6}{mean:9.3f} ± {half:.3f}" for name, (mean, half) in found.items())
-    return "\n".join(["model   reward, mean of answers ± half the 95 % interval", *rows])
+    whose = "prompts held out" if held_out else "prompts learned from"
+    return "\n".join([f"model   mean reward of answers to {whose}, ± half the 95 % interval", *rows])
 
 
 def stages(file: str, reward: str, out: Path, numbers: Mapping[str, float]) -> dict[str, Settings]:
@@ -71,14 +87,15 @@ def stages(file: str, reward: str, out: Path, numbers: Mapping[str, float]) -> d
     return {name: replace(settings, epochs=whole[f"{name}_epochs"], seed=whole["seed"]) for name, settings in made.items()}
 
 
-def answered(file: str, reward: str, folder: Path, numbers: Mapping[str, float]) -> tuple[float, float]:
+def answered(questions: list[data.Row], reward: str, folder: Path, numbers: Mapping[str, float]) -> tuple[float, float]:
     """The mean reward of one answer to each of the first prompts, and 1.96 of its standard errors."""
     config, weights, tokenizer = load_model(folder)
     model = GPT(config).eval()
     model.load_weights(weights)
-    rows = prompts(data.load(file))[: int(numbers["asked"])]
+    rows = prompts(questions)[: int(numbers["asked"])]
     room = config.context - int(numbers["max_tokens"])
     asked = [row.prompt_ids for row in data.tokenize(rows, tokenizer.encode, tokenizer.eos, room).rows]
     ids = sample(model, asked, tokenizer.eos, int(numbers["max_tokens"]), seed=int(numbers["seed"]))
-    found = rewards.find(reward, tokenizer, "cpu")([(prompt, [response]) for prompt, response in zip(asked, ids, strict=True)])
-    return float(found.mean()), 1.96 * float(found.std()) / math.sqrt(len(found)) if len(found) > 1 else math.inf
+    answers = [(prompt, [response]) for prompt, response in zip(asked, ids, strict=True)]
+    found = rewards.by_function(reward, tokenizer)(answers)
+    return float(found.mean()), 1.96 * float(found.std()) / math.sqrt(len(found))

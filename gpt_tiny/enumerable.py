@@ -7,7 +7,7 @@
     reference    a transformer of two layers whose matrices are wide enough for laws that are far from uniform
 
 J(π) = E_π[R] - β KL(π || π_ref) and π* are minipref's `kl_regularized_objective` and `optimal_policy`: arXiv:2305.18290v3,
-equations 3 and 4. What a method does on average over all groups of responses is `expected_loss`, by the method's own code.
+equations 3 and 4. What a method does on average over all groups of two responses is `expected_loss`, by the method's own code.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from minipref.optimum import kl_regularized_objective
 from .data import Place, TokenizedPrompt
 from .model import GPT
 from .model_by_hand import Config, initial_weights
-from .on_policy import Experience, OnPolicy
+from .on_policy import OVER_TOKENS, Experience, OnPolicy
 from .on_policy_trainer import OnPolicyTrainer
 from .packed import Group, Ids
 from .reference import held
@@ -206,56 +206,69 @@ def sampling(
     optimization: Optimization,
     seed: int,
     dtype: torch.dtype = torch.float64,
+    groups: int = 1,
 ) -> OnPolicyTrainer:
-    """A trainer whose steps draw responses to all prompts; its model begins as the reference."""
+    """A trainer whose steps draw so many groups of responses to each prompt; its model begins as the reference."""
     critic = ValueModel(SIZE).to(dtype) if objective.made.critic else None
     if critic:
         critic.load_weights(here.reference.weights())
     rows = [TokenizedPrompt(Place("enumerable", n), prompt) for n, prompt in enumerate(PROMPTS)]
-    course = [Step(1.0, [*range(len(rows))])] * steps
+    course = [Step(1.0, [*range(len(rows))] * groups)] * steps
     model = here.policy().to(dtype)
     frozen = held(model, "copy")
     return OnPolicyTrainer(model, objective, rows, course, optimization, here.reward, frozen, EOS, seed, critic=critic)
 
 
-def expected_loss(objective: OnPolicy, here: World, logps: Tensor, old: Tensor | None = None) -> Tensor:
+def expected_loss(objective: OnPolicy, here: World, logps: Tensor, drawn: Tensor | None = None) -> Tensor:
     """A method's loss on average over all groups of two that may be drawn, in the tape, from log-probabilities [P K, T].
 
-    Drawn from the policy itself, or from another, of log-probabilities `old`. The gradient is what the method follows on
-    average: the probabilities of the groups, and all that it holds constant, are so.
+    They are drawn from the policy itself, or from another law [P, K]. The gradient is what the method follows on average, in
+    updates of many groups: the probabilities of the groups, and all that it holds constant, are so.
+    ValueError for a method whose loss is not one of responses relative to their group, or that has groups of another size.
     """
-    old = logps.detach() if old is None else old
-    each = zip(range(len(PROMPTS)), *(of.split(len(RESPONSES)) for of in (logps, old)), strict=True)
-    return torch.stack([_of_prompt(objective, here, *one) for one in each]).mean()
+    if objective.group_size != 2 or objective.made.critic or not objective.made.kl:
+        raise ValueError(
+            f"objective must be grpo, dapo, dr-grpo or rloo in groups of 2, got {objective.method} in groups of"
+            f" {objective.group_size}"
+        )
+    chances = (of_responses(logps) if drawn is None else drawn).detach().exp()
+    tokens = 2 * float((chances * rows().mask.sum(dim=1).reshape(chances.shape)).sum(dim=1).mean())  # of a group, expected
+    each = zip(range(len(PROMPTS)), logps.split(len(RESPONSES)), chances, strict=True)
+    return torch.stack([_of_prompt(objective, here, tokens, *one) for one in each]).mean()
 
 
-def _of_prompt(objective: OnPolicy, here: World, prompt: int, logps: Tensor, old: Tensor) -> Tensor:
-    """The same for one prompt, of log-probabilities [K, T]."""
+def _of_prompt(objective: OnPolicy, here: World, tokens: float, prompt: int, logps: Tensor, chances: Tensor) -> Tensor:
+    """The same for one prompt, of log-probabilities [K, T], responses being drawn with chances [K]."""
     size = len(RESPONSES)
     pairs = torch.cartesian_prod(torch.arange(size), torch.arange(size))
     drawn, mine = pairs.flatten(), slice(prompt * size, (prompt + 1) * size)
+    members = rows().of(mine)
     x = Experience(
-        Rows(*(part[drawn] for part in rows().of(mine))),
-        here.rewards[prompt][pairs],
-        old[drawn],
+        Rows(*(part[drawn] for part in members)),
+        objective.shaped(here.rewards[prompt][pairs], members.mask.sum(dim=1)[drawn]),
+        logps.detach()[drawn],
         here.reference_tokens[mine][drawn],
-        torch.zeros_like(old[drawn]),
+        torch.zeros_like(logps.detach()[drawn]),
         torch.zeros((len(pairs), 0, 2), dtype=torch.int64),
         torch.zeros((len(pairs), 0), dtype=torch.bool),
     )
-    weighed = _weights_of_groups(objective, x) * objective.made.losses(objective, x, logps[drawn])
-    chances = old.sum(dim=1).exp()[pairs].prod(dim=1)
-    return chances @ weighed.reshape(len(pairs), -1).sum(dim=1)
+    weighed = _weights_of_groups(objective, x, tokens) * objective.made.losses(objective, x, logps[drawn])
+    return chances[pairs].prod(dim=1) @ weighed.reshape(len(pairs), -1).sum(dim=1)
 
 
-def _weights_of_groups(objective: OnPolicy, x: Experience) -> Tensor:
-    """The weights of each group as if it were alone: they depend on the lengths of its two responses only."""
+def _weights_of_groups(objective: OnPolicy, x: Experience, tokens: float) -> Tensor:
+    """The weights of each group as if it were alone: they depend on the lengths of its two responses only.
+
+    A mean over the tokens of an update divides by what a group has on average, and not by what this one has.
+    """
     lengths = x.rows.mask.sum(dim=1).reshape(-1, 2)
     found = torch.zeros_like(x.old_logps).reshape(len(lengths), 2, -1)
     for kind in lengths.unique(dim=0):
         where = (lengths == kind).all(dim=1)
         first = int(where.nonzero()[0, 0])
         found[where] = objective.made.weights(objective, x.of(slice(first, first + 1)))
+    if objective.made.weights is OVER_TOKENS:
+        found *= lengths.sum(dim=1)[:, None, None] / tokens
     return found.reshape(x.old_logps.shape)
 
 
@@ -264,7 +277,7 @@ def rest(objective: OnPolicy, here: World, steps: int = 400, rate: float = 1.0) 
 
     From the reference on by the natural gradient in a table: that of the logits after a prefix over the probability of coming
     there and of the token. A step that is longer than the one before halves the rate. ArithmeticError where the gradient is not
-    0 in the end.
+    0 in the end; steps must be >= 1.
     """
     logits, before = table_of(here.reference).detach(), torch.inf
     for _ in range(steps):

@@ -1,17 +1,21 @@
 """Methods that sample while they train: what each makes of responses and their rewards.
 
     method       advantage                       KL to the reference       token losses add up
-    ppo          GAE, with a critic               in the reward, k1         to the mean over all tokens
+    ppo          GAE, with a critic               in the reward, k1         to the mean over all tokens of an update
     grpo         (R - mean) / (std + 1e-4)        in the loss, k3           to the mean of means over a response
-    dapo         the same                         none, or as grpo's        to the mean over all tokens
+    dapo         the same                         none, or as grpo's        to the mean over all tokens of an update
     dr-grpo      R - mean                         none, or as grpo's        by max_tokens, to the mean over responses
     rloo         R - mean of the others           in the reward, k1         to the mean of sums over a response
 
     online-dpo   DPO on pairs of fresh responses, labelled by their rewards           arXiv:2402.04792v2
     rso          hinge on pairs accepted among responses of the reference             arXiv:2309.06657v2
-    sppo         squared distance to η (win rate - 1/2) from the last iterate         arXiv:2405.00675v4
+    sppo         (log π/π_old - η (win rate - 1/2))², π_old being the last iterate    arXiv:2405.00675v4
 
-R is a response's reward, less β (log π - log π_ref) where the KL is in the reward. Everything but log π is a constant. The
+All of the upper table clip the ratio π/π_old of a token, which is 1 in the first update after a rollout. R is a response's
+reward, less β log(π_old/π_ref) where the KL is in the reward; ppo takes that from the reward of each token. Everything but
+log π is a constant. A response that is cut at max_tokens ends there, and nothing is expected beyond. dapo clips higher above
+than below, draws a group again whose rewards are all equal, and takes from the reward of a response of nearly max_tokens; its
+mean is over the tokens of the update, as in its authors' code, where arXiv:2503.14476v2 equation 8 has a group's. The
 operations are minipref's, their gradients hand-written.
 """
 
@@ -48,7 +52,7 @@ class Experience(NamedTuple):
 
     rows: Rows
     scores: Tensor  # [P, G], rewards without any KL
-    old_logps: Tensor  # [N, T], of the policy that sampled
+    old_logps: Tensor  # [N, T], of the policy before the updates of this step; 0 for rso, which does not ask
     reference_logps: Tensor  # [N, T]; 0 where the method asks for none
     values: Tensor  # [N, T], the critic's; 0 where there is none
     pairs: Tensor  # [P, K, 2], of each pair which of the G is chosen and which rejected
@@ -153,6 +157,7 @@ def number(operation: str, argument: str, value: float | None = None) -> Number:
     return Number(known, REGISTRY[operation].inputs[argument].interval)
 
 
+OVER_TOKENS = averaged(token_mean)
 CLIPS = {name: number("grpo", name) for name in ("clip_low", "clip_high")}
 IN_REWARD = {"beta": number("grpo", "beta", DEFAULTS["kl_regularized_objective", "beta"].value), **CLIPS}
 PPO = IN_REWARD | {"value_clip": number("ppo_value", "clip"), **{x: number("gae", x) for x in ("discount", "trace_decay")}}
@@ -161,9 +166,9 @@ DR_GRPO = {"beta": number("grpo", "beta", 0.0), **CLIPS}  # arXiv:2503.20783v2 s
 DAPO = DR_GRPO | {"clip_high": number("grpo", "clip_high", 0.28), "overlong_share": number("gae", "discount", 0.2)}
 RSO = {"beta": number("rso_hinge", "beta"), "acceptance_beta": number("rejection_acceptance", "beta")}
 ON_POLICY = {
-    "ppo": Method(by_critic, averaged(token_mean), PPO, ("reward",), critic=True),
+    "ppo": Method(by_critic, OVER_TOKENS, PPO, ("reward",), critic=True),
     "grpo": Method(by_group("advantages_grpo"), averaged(sequence_mean), GRPO, ("loss", "reward")),
-    "dapo": Method(by_group("advantages_grpo"), averaged(token_mean), DAPO, ("loss", "reward")),
+    "dapo": Method(by_group("advantages_grpo"), OVER_TOKENS, DAPO, ("loss", "reward")),
     "dr-grpo": Method(by_group("advantages_dr_grpo"), averaged(constant_mean), DR_GRPO, ("loss", "reward")),
     "rloo": Method(by_group("advantages_rloo"), averaged(constant_mean, max_length=1.0), IN_REWARD, ("reward", "loss")),
     "online-dpo": Method(by_pair("dpo"), mean_of_pairs, {"beta": number("dpo", "beta")}),
@@ -184,9 +189,9 @@ class OnPolicy:
     temperature: float = 1.0
     kl: str | None = None  # None: where the method has it
     labels: str | None = None  # of pairs: of the higher reward, or drawn with σ(R - R'); None: best
-    iterations: int = 1  # passes over the responses of a step
+    iterations: int | None = None  # passes over the responses of a step; None: 4 for sppo, whose first has π = π_old, else 1
     minibatches: int = 1  # updates in a pass
-    tries: int | None = None  # draws of a group until its rewards differ, each with another prompt; None: 10 for dapo, else 1
+    tries: int | None = None  # draws of a group until its rewards differ, each with any prompt; None: 10 for dapo, else 1
     critic_lr: float | None = None  # None: the policy's
 
     autograd = False
@@ -197,12 +202,13 @@ class OnPolicy:
         due = self.made.numbers.keys()
         if different := due ^ self.hyperparameters.keys():
             raise ValueError(f"{self.method}: hyperparameters must be {sorted(due)}, got a difference in {sorted(different)}")
-        pairs, whole = self.method in ("online-dpo", "rso"), ("max_tokens", "iterations", "minibatches")
-        even = self.method != "online-dpo" or self.group_size % 2 == 0
+        pairs, whole = self.method in ("online-dpo", "rso"), ("max_tokens", "minibatches")
+        least, even = 1 if self.made.critic else 2, self.method != "online-dpo" or self.group_size % 2 == 0
         rules: dict[str, tuple[object, str]] = {name: (getattr(self, name) >= 1, ">= 1") for name in whole} | {
             "tries": (self.tries is None or self.method == "dapo" and self.tries >= 1, ">= 1, and for dapo alone"),
             "reward": (self.reward, "a folder or module:name"),
-            "group_size": (self.group_size >= 2 and even, ">= 2, and even for online-dpo"),
+            "iterations": (self.iterations is None or self.iterations >= 1, ">= 1"),
+            "group_size": (self.group_size >= least and even, f">= {least}, and even for online-dpo"),
             "temperature": (0 < self.temperature < float("inf"), "finite and > 0"),
             "kl": (self.kl is None or self.kl in self.made.kl, " or ".join([*self.made.kl, "left out"])),
             "labels": (self.labels is None or pairs and self.labels in LABELS, f"{' or '.join(LABELS)}, for pairs alone"),
@@ -239,6 +245,11 @@ class OnPolicy:
     def draws(self) -> int:
         """How often at most a group is drawn."""
         return self.tries or (10 if self.method == "dapo" else 1)
+
+    @property
+    def passes(self) -> int:
+        """How often all responses of a step are learned from."""
+        return self.iterations or (4 if self.method == "sppo" else 1)
 
     def estimates(self, x: Experience) -> Any:
         """PPO's advantages and returns [N, T], of which the second is what the critic learns."""

@@ -14,10 +14,10 @@ SIZE = {"vocab_size": 2048, "context": 512, "width": 192, "layers": 4, "heads": 
 SAMPLING: dict[str, tuple[type, str]] = {
     "group_size": (int, "responses to each prompt (default 8)"),
     "max_tokens": (int, "tokens of a response (default 64)"),
-    "temperature": (float, "of sampling, and of the log-probabilities that are learned (default 1)"),
+    "temperature": (float, "of sampling, and of the log-probabilities of policy gradients (default 1)"),
     "kl": (str, "where the KL stands: reward or loss (default: as the method has it)"),
     "labels": (str, "of pairs: best, or sampled by the difference of the rewards (default best)"),
-    "iterations": (int, "passes over the responses of a step (default 1)"),
+    "iterations": (int, "passes over the responses of a step (default 1; sppo 4)"),
     "minibatches": (int, "updates in a pass (default 1)"),
     "tries": (int, "draws of a group until its rewards differ (dapo 10)"),
     "critic_lr": (float, "ppo's learning rate of the critic (default: the policy's)"),
@@ -71,7 +71,8 @@ def parser(description: str = "") -> argparse.ArgumentParser:
 
     aligned = command("align", "SFT, then DPO, then GRPO", "--data pairs.jsonl --reward my_rewards:score --out out/aligned")
     _folder(aligned)
-    aligned("--reward", required=True, metavar="NAME", help="module:name, or the folder of a reward model")
+    aligned("--reward", required=True, metavar="NAME", help="module:name")
+    aligned("--held-out", metavar="FILE", help="prompts that are answered at the end (default: those of --data)")
     for name, (number, said) in _stages().items():
         aligned(_flag(name), type=type(number), default=number, metavar="X", help=f"{said} (default {number:g})")
 
@@ -121,7 +122,7 @@ def _common(add: Callable[..., Any], lr: float) -> None:
     _folder(add)
     add("--evaluation", metavar="FILE", help="data that is measured after every epoch")
     add("--epochs", type=int, default=1, metavar="N", help="(default 1)")
-    add("--batch-size", type=int, default=16, metavar="N", help="rows that are computed at once (default 16)")
+    add("--batch-size", type=int, default=16, metavar="N", help="rows, or groups of responses, computed at once (default 16)")
     add("--accumulation", type=int, default=1, metavar="N", help="such batches in a step (default 1)")
     add("--lr", type=float, default=lr, metavar="X", help=f"largest learning rate (default {lr:g})")
     add("--warmup", type=float, default=0.1, metavar="X", help="share of the steps in which it rises (default 0.1)")

@@ -38,7 +38,12 @@ def scored(model: GPT, groups: Sequence[Group]) -> Tensor:
 
 
 def held(model: GPT, way: str) -> Held:
-    """The model as it is now, for later: a frozen copy, one that waits in the host's memory, or itself without its adapters."""
+    """The model as it is now, for later: a frozen copy, one that waits in the host's memory, or itself without its adapters.
+
+    ValueError for another way.
+    """
+    if way not in WAYS[1:]:
+        raise ValueError(f"way must be one of {', '.join(WAYS[1:])}, got {way!r}")
     if way == "lora":
         return lambda: _without_adapters(model)
     frozen, device = copy.deepcopy(model).requires_grad_(False), model.wte.weight.device

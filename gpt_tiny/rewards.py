@@ -25,9 +25,10 @@ from .value_model import ValueModel
 Reward = Callable[[Sequence[Group]], Tensor]  # float64 [N], by response
 
 
-def find(name: str, tokenizer: Tokenizer, device: str) -> Reward:
-    """The reward of that name. ValueError where there is none, or a model of another tokenizer."""
-    return by_model(Path(name), tokenizer, device) if name and Path(name).is_dir() else by_function(name, tokenizer)
+def find(name: str, tokenizer: Tokenizer, device: str, context: int) -> Reward:
+    """The reward of that name. ValueError where there is none, or a model that cannot read the policy's responses."""
+    is_folder = name and Path(name).is_dir()
+    return by_model(Path(name), tokenizer, device, context) if is_folder else by_function(name, tokenizer)
 
 
 def by_function(name: str, tokenizer: Tokenizer) -> Reward:
@@ -35,11 +36,7 @@ def by_function(name: str, tokenizer: Tokenizer) -> Reward:
 
     ValueError for a name that is none; when asked, for an answer that is not one finite number for each response.
     """
-    module, _, function = name.partition(":")
-    try:
-        ask: Callable[..., Any] = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"reward must be a folder or a function, module:name, got {name!r}: {error}") from None
+    ask = imported(name)
 
     def answer(groups: Sequence[Group]) -> Tensor:
         prompts = [tokenizer.decode(prompt) for prompt, responses in groups for _ in responses]
@@ -52,15 +49,34 @@ def by_function(name: str, tokenizer: Tokenizer) -> Reward:
     return answer
 
 
+def imported(name: str) -> Callable[..., Any]:
+    """The function module:name. ValueError where there is none."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"reward must be a folder or a function, module:name, got {name!r}: {error}") from None
+    if not callable(found):
+        raise ValueError(f"reward must be a function, got {name!r}, which is {found!r:.100}")
+    return found
+
+
 def _text(ids: Ids, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.eos else ids)
 
 
-def by_model(folder: Path, tokenizer: Tokenizer, device: str) -> Reward:
-    """A reward model. One that was cut before its EOS is read at its last token, as any other."""
+def by_model(folder: Path, tokenizer: Tokenizer, device: str, context: int) -> Reward:
+    """A reward model, read at a response's last token: its EOS, or where it was cut.
+
+    ValueError for one of another tokenizer, or of fewer than `context` tokens.
+    """
     config, weights, theirs = load_reward_model(folder)
     if theirs != tokenizer:
         raise ValueError(f"reward must be a model with the tokenizer of the policy, got {folder}")
+    if config.context < context:
+        raise ValueError(
+            f"reward must be a model of at least the policy's context, {context}, got {folder} of {config.context}"
+        )
     model = ValueModel(config).to(device)
     model.load_weights(weights)
 

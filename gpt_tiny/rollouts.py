@@ -3,8 +3,8 @@
     prompt | response | padding          positions count from the prompt's first token
 
 Numbers by token are [N, T]: column t is the t-th token of a response, however long its prompt is. Where the mask is false there
-is no token, and they are 0. Log-probabilities are in nats, those of softmax(logits / temperature): of the policy that was
-sampled from, which is another one than at temperature 1.
+is no token, and they are 0. Log-probabilities are in nats, those of softmax(logits / temperature): at the temperature of
+sampling they are of the policy that was sampled from, which is another one than at temperature 1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,8 +37,8 @@ class Rows(NamedTuple):
 def layout(groups: Sequence[Group], device: torch.device | str | None = None) -> Rows:
     """Every response behind its prompt, in the order of the groups. ValueError for an empty prompt or response, or none."""
     rows = [(prompt, response) for prompt, responses in groups for response in responses]
-    if not rows or not all(prompt and response for prompt, response in rows):
-        raise ValueError(f"groups: must hold responses, each with a token and a prompt, got {rows[:4]}")
+    if not rows or (empty := [row for row in rows if not all(row)]):
+        raise ValueError(f"groups: must hold responses, each with a token and a prompt, got {empty[:1] if rows else 'none'}")
     width = max(len(prompt) + len(response) for prompt, response in rows)
     longest = max(len(response) for _, response in rows)
     places = torch.arange(width)[None]

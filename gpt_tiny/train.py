@@ -99,22 +99,23 @@ class Settings:
         if not self.objective.needs_reference:
             rules["reference"] = (self.reference == "cached", f"left out with {self.objective.method}, which has none")
         if isinstance(self.objective, OnPolicy):
-            rules |= self._rules_of_sampling(self.objective)
+            rules = self._rules_of_sampling(self.objective, rules)
         if self.objective.method == "bradley_terry":
             rules["lora_rank"] = (not self.lora_rank, "0 for a reward model, whose score learns with all weights")
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
 
-    def _rules_of_sampling(self, objective: OnPolicy) -> dict[str, tuple[object, str]]:
+    def _rules_of_sampling(self, objective: OnPolicy, rules: dict[str, tuple[object, str]]) -> dict[str, tuple[object, str]]:
         unread = {"evaluation": None, "max_length": None, "on_long": "error", "compile": False}
-        rules: dict[str, tuple[object, str]] = {
+        more: dict[str, tuple[object, str]] = {
             name: (getattr(self, name) == value, f"left out with {objective.method}, which reads prompts alone")
             for name, value in unread.items()
         }
-        if objective.needs_reference:
-            rules["reference"] = (self.reference != "cached", "copy, offload or lora where responses are not known before")
-        return rules
+        more["dropout"] = (not self.dropout, f"0 with {objective.method}, which learns from what was drawn without it")
+        if objective.needs_reference and self.reference == "cached":
+            more["reference"] = (False, "copy, offload or lora where responses are not known before")
+        return rules | more
 
 
 class Start(NamedTuple):
@@ -153,7 +154,7 @@ def begin(settings: Settings) -> Start:
         held_out = data.tokenize(data.load(settings.evaluation), tokenizer.encode, tokenizer.eos, longest).rows
     settings.objective.groups([*rows.rows, *held_out])
     asked = settings.objective
-    reward = rewards.find(asked.reward, tokenizer, settings.device) if isinstance(asked, OnPolicy) else None
+    reward = rewards.find(asked.reward, tokenizer, settings.device, config.context) if isinstance(asked, OnPolicy) else None
     files = {"data": settings.data} | ({"evaluation": settings.evaluation} if settings.evaluation else {})
     if isinstance(settings.objective, OnPolicy) and Path(settings.objective.reward).is_dir():
         files["reward"] = f"{settings.objective.reward}/config.json"  # which seals the model
@@ -216,14 +217,14 @@ def trainer(settings: Settings, start: Start, model: GPT, folder: Path, world: W
 def sampling_trainer(
     settings: Settings, objective: OnPolicy, start: Start, model: GPT, steps: Sequence[Step]
 ) -> OnPolicyTrainer:
-    """The same for a method that samples. A critic starts as the reward model, or else as the policy with values of 0."""
+    """The same for a method that samples. A critic starts as a reward model of its size, or as the policy with values of 0."""
     assert start.reward
     critic = None
     if objective.made.critic:
         critic = ValueModel(start.config, settings.dropout).to(model.wte.weight)
         critic.load_weights(start.weights)
-        if Path(objective.reward).is_dir():
-            critic.load_weights(load_reward_model(objective.reward)[1])
+        if Path(objective.reward).is_dir() and (judge := load_reward_model(objective.reward))[0] == start.config:
+            critic.load_weights(judge[1])
     return OnPolicyTrainer(
         model,
         objective,
@@ -231,7 +232,7 @@ def sampling_trainer(
         steps,
         settings.optimization,
         start.reward,
-        held(model, "copy" if settings.reference == "cached" else settings.reference),
+        held(model, settings.reference) if objective.needs_reference else None,
         start.tokenizer.eos,
         settings.seed,
         settings.batch_size,

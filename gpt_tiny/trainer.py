@@ -184,6 +184,7 @@ class Learner:
     def load(self, state: dict[str, dict[str, np.ndarray]]) -> None:
         """Go on from there. The model, rows and steps must be those that the state is of."""
         self.done, self.updates, self.tokens = (int(state["counts"][name]) for name in COUNTS)
+        self.optimizer.state.clear()
         with torch.no_grad():
             for name, p in self.learned.items():
                 p.copy_(self._share(state["weights"][name], p))

@@ -200,7 +200,10 @@ def test_it(conforms_to_minipref):
 
 
 def faults(value: Any, schema: dict[str, Any], where: str = "report") -> Iterator[str]:
-    """Where a document breaks its schema. Of JSON Schema this knows what report.schema.json uses, and no more."""
+    """Where a document breaks its schema, or has what that does not name, which readers pass by and writers do not write.
+
+    Of JSON Schema this knows what report.schema.json uses, and no more.
+    """
     schema = {key: x for key, x in schema.items() if key not in ("$schema", "title", "description", "$defs")}
     unknown = schema.keys() - {
         "$ref",
@@ -232,7 +235,8 @@ def faults(value: Any, schema: dict[str, Any], where: str = "report") -> Iterato
     if isinstance(value, dict):
         yield from (f"{where}.{name} is missing" for name in schema.get("required", []) if name not in value)
         for name, item in value.items():
-            own = schema.get("properties", {}).get(name, schema.get("additionalProperties", {}))
+            others = schema.get("additionalProperties", False if "properties" in schema else {})
+            own = schema.get("properties", {}).get(name, others)
             yield from faults(item, own, f"{where}.{name}") if own is not False else [f"{where}.{name} is not in the schema"]
 
 

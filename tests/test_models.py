@@ -290,6 +290,7 @@ def test_ours_conforms_at_levels_3_and_4_and_leaves_nothing_behind(judge: Judge,
 
 
 CHANGED = """
+from itertools import count
 import numpy as np
 from verify.own import with_numpy
 def changed(name, change):
@@ -298,6 +299,7 @@ def changed(name, change):
         change(inputs, outputs)
         return outputs
     return call
+calls = count()
 """
 BROKEN = {  # by claim: what is done to the answers
     "gpt_logits.batching": "y['logits'] += len(x['tokens']) * 1e-9",
@@ -306,7 +308,7 @@ BROKEN = {  # by claim: what is done to the answers
     "preference_step.batching": "y['loss'] = y['loss'] * len(x['prompt_ids'])",
     "preference_step.step-0": "y['loss'] = y['loss'] + 1e-9",
     "preference_step.key-bias": "y['grads'] = {name: g + 1e-9 for name, g in y['grads'].items()}",
-    "preference_step.repeatable": "y['loss'] = y['loss'] + 1e-15 * np.random.default_rng().random()",
+    "preference_step.repeatable": "y['loss'] = y['loss'] + 1e-15 * next(calls)",
     "train.standstill": "y['losses'] = y['losses'] + 1e-9 * (x['lr'] == 0)",
     "train.fresh": "y['logits'] = y['logits'] * (1 + 1e-10)",
 }

@@ -56,7 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_run_of_every_method_is_stopped_and_goes_on_in_the_same_bits(
     method: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = "--group-size 4 --max-tokens 10 --batch-size 2 --epochs 2 --save-every 1 --minibatches 2 --dropout 0.1"
+    more = "--group-size 4 --max-tokens 10 --batch-size 2 --epochs 2 --save-every 1 --minibatches 2"
     run = f"train --method {method} --model {place}/sft --data {place}/few.jsonl --reward {REWARD} {more}"
     asked(f"{run} --out {tmp_path}/whole")
     step, steps = train.OnPolicyTrainer.step, 0

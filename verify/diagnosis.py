@@ -49,8 +49,8 @@ class Change(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """The outputs that are right where others are off; how many requests are off, and how many of them the changes explain;
-    and what mistakes the vectors leave possible."""
+    """The outputs that are right where others are off; how many legal requests are off, and how many of them the changes
+    explain; and what mistakes the vectors leave possible. Of a request to be refused, the changes that accept it too."""
 
     right: list[str]
     off: int
@@ -66,7 +66,7 @@ def diagnose(subject: Subject, failure: Failure, *, legal: bool) -> Diagnosis:
     if not legal:
         bugs = _of_museum(contract) if failure.message.startswith("accepted") else ()
         accepting = [bug for bug in bugs if _answers(bug, contract, [failure.inputs], subject) != [None]]
-        return Diagnosis([], len(accepting), len(accepting), accepting, [])
+        return Diagnosis([], 0, 0, accepting[:SHOWN], [])
     due = [vector for vector in vectors.load(contract.name) if subject.dtype in vector.dtypes]
     asked = [_asked(subject, contract, failure.inputs, exact_answer(contract.name, failure.inputs))]
     asked += [_asked(subject, contract, vector.case.inputs, vector.expected) for vector in due]

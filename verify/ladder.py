@@ -20,7 +20,7 @@ from pathlib import Path
 from verify import conformance, deviations, report
 from verify.bugs import museum
 from verify.claims import FAILS, PROFILES, SKIPPED, Claim, Outcome
-from verify.contract import ALL, MODELS, Contract, Input
+from verify.contract import ALL, METHODS, MODELS, Contract, Input
 from verify.deviations import Deviation, accept
 from verify.diagnosis import Diagnosis, diagnose
 from verify.pipe import BrokenStart
@@ -36,6 +36,7 @@ RUNGS = {
     4: "a whole run",
 }
 FIRST = ("dpo", "sequence_logps")  # of their rungs: they ask least, and show whether requests and answers are understood
+COLUMNS = ("of kto: prompt_ids, completion_ids, desirable", "of all others: prompt_ids, chosen_ids, rejected_ids")
 SHOWN = 4  # outputs that are off and shown in numbers
 NUMBERS = ("vectors", "fresh", "search")  # claims of one kind: where one fails the others are measured for a smaller example
 
@@ -75,7 +76,7 @@ def climb(options: argparse.Namespace) -> int:
     if judgement.count(FAILS):
         print("", *fault(options.impl, seconds, judgement), sep="\n")
     else:
-        print(*what_is_next(steps, judgement), *report.deviation_lines(judgement), sep="\n")
+        print(*what_is_next(steps, judgement, options.rung), *report.deviation_lines(judgement), sep="\n")
     print(*report.circumstances(judgement), "", judgement.verdict(), sep="\n")
     return 1 if judgement.failed else 0 if judgement.ran else 3
 
@@ -124,9 +125,11 @@ def fault(implementation: str, seconds: float, judgement: Judgement) -> list[str
     failure, others = finding.failures[0], finding.failures[SHOWN:]
     session, python = start(implementation, seconds, judgement.directory)
     with session:
-        subject = Subject(session, judgement.dtype, python=python, directory=judgement.directory)
+        in_single = all(claim.endswith(".float32") for claim in finding.claims)
+        dtype = "float32" if in_single else judgement.dtype
+        subject = Subject(session, dtype, python=python, directory=judgement.directory)
         found = diagnose(subject, failure, legal=not all(claim.endswith(".refusals") for claim in finding.claims))
-        again = report.call_text(failure) if python else pipeline(implementation, failure, subject)
+        again = report.call_text(failure) if python else pipeline(implementation, failure, subject, seconds)
     lines = ["  " + ": ".join((shown.message, *shown.details[:1])) for shown in finding.failures[:SHOWN]]
     lines += listed_as("and also off", [other.message.partition(" off")[0] for other in others])
     lines += listed_as("right", found.right)
@@ -142,11 +145,12 @@ def listed_as(what: str, names: list[str]) -> list[str]:
     return [report.wrapped(f"{what}: {', '.join(names)}")] if names else []
 
 
-def pipeline(implementation: str, failure: Failure, subject: Subject) -> str:
+def pipeline(implementation: str, failure: Failure, subject: Subject, seconds: float) -> str:
     """The request, to be pasted into a shell."""
     inputs = {n: x.placed(subject.directory, subject.dtype) if isinstance(x, Weights) else x for n, x in failure.inputs.items()}
     request = {"cmd": "run", "id": 1, "operation": failure.operation, "dtype": subject.dtype, **encode_inputs(inputs)}
-    messages = {"cmd": "start", "protocol": 1, "directory": subject.directory}, request, {"cmd": "stop"}
+    begin = {"cmd": "start", "protocol": 1, "request_seconds": seconds, "directory": subject.directory}
+    messages = begin, request, {"cmd": "stop"}
     lines = " ".join(shlex.quote(encode_line(message).decode().strip()) for message in messages)
     return f"printf '%s\\n' {lines} | {implementation.removeprefix('cmd:')}"
 
@@ -154,10 +158,12 @@ def pipeline(implementation: str, failure: Failure, subject: Subject) -> str:
 def cause(found: Diagnosis, failure: Failure) -> list[str]:
     """Who else gives the same numbers; where that does not explain all, what the cases that fail are there to catch."""
     lines: list[str] = []
-    same = "The same is answered" if failure.message.startswith("accepted") else "The same wrong numbers are given"
+    parts = [part for change in found.changes for part in change.told.splitlines()]
+    if found.changes and not found.off:
+        return ["", "Accepted too by", *map(report.wrapped, parts)]
     if found.changes:
-        parts = [part for change in found.changes for part in change.told.splitlines()]
-        lines = ["", f"{same}, in {found.explained} of {found.off} requests that fail, by", *map(report.wrapped, parts)]
+        same = f"The same wrong numbers are given, in {found.explained} of {found.off} requests that fail, by"
+        lines = ["", same, *map(report.wrapped, parts)]
     if found.suspected and not (found.changes and found.explained == found.off):
         lines += ["", "What the frozen cases that fail are there to catch:", *map(report.wrapped, found.suspected)]
     if found.off and not lines:
@@ -171,12 +177,13 @@ def cause(found: Diagnosis, failure: Failure) -> list[str]:
     return lines
 
 
-def what_is_next(steps: list[Claim], judgement: Judgement) -> list[str]:
+def what_is_next(steps: list[Claim], judgement: Judgement, rung: int | None) -> list[str]:
     """The operations that are not there, and of the lowest rung that has none the first, with its arguments."""
     left = [name for name in dict.fromkeys(claim.contract.name for claim in steps) if name not in judgement.operations]
     climbed = {ALL[name].level for name in judgement.operations}
     if not left:
-        return ["nothing is left: `python -m verify --impl` judges the whole, on more cases and on others at every run"]
+        whole = "`python -m verify --impl` judges the whole, on more cases and on others at every run"
+        return [f"nothing is left{f' of rung {rung}' if rung else ''}: {whole}"]
     name = next((name for name in left if ALL[name].level not in climbed), left[0])
     return ["", f"next: {name}", *signature(ALL[name])]
 
@@ -186,6 +193,9 @@ def signature(contract: Contract) -> list[str]:
     lines = [f"  asked     {x.name}: {shaped(x.kind, x.dims)}{legal(x)}" for x in contract.inputs.values()]
     lines += [f"  answered  {x.name}: {shaped(x.kind, x.dims)}" for x in contract.outputs.values()]
     lines += [f"  refused   unless so: {argument} {text}" for argument, text in contract.rules]
+    if "method" in contract.inputs:
+        lines += [f"  method    {name}: hyperparameters {', '.join(METHODS[name]) or 'none'}" for name in METHODS]
+        lines += [f"  {'batch' if 'batches' in contract.inputs else 'asked':<9} {line}" for line in COLUMNS]
     more = f"frozen cases: verify/vectors/{contract.name}.json; formula: python -m verify --explain {contract.name}.vectors"
     return [*lines, f"  {more}"]
 

@@ -38,9 +38,9 @@ def kto(
     desirable_weight: NonNegative = 1.0,
     undesirable_weight: NonNegative = 1.0,
 ) -> UnpairedLoss:
-    """Value lost against the best possible, per response. Saturates on both sides; half a weight at r = z_0.
+    """Value lost against the best possible, per response, between 0 and its weight; half of it at r = z_0.
 
-    reference_point is z_0 in nats, not yet multiplied by beta.
+    reference_point is z_0 in nats, not yet multiplied by beta: one number for the batch, of `kto_reference_point`.
     The weights are the paper's λ_D and λ_U; it advises λ_D n_D / (λ_U n_U) between 1 and 3/2 (equation 9).
     """
     rewards = beta * (policy_logps - reference_logps)
@@ -60,5 +60,8 @@ def kto(
     rules=[Rule("policy_mismatched_logps", "must not be empty", lambda policy_mismatched_logps: policy_mismatched_logps.size)],
 )
 def kto_reference_point(policy_mismatched_logps: Constant[N], reference_mismatched_logps: Constant[N]) -> ReferencePoint:
-    """Mean log-ratio, in nats, over mismatched prompts and responses, and never below 0. It has no gradient by design."""
+    """Mean log-ratio, in nats, over mismatched prompts and responses, and never below 0. It has no gradient by design.
+
+    Its inputs are of each response behind the prompt of another, under both models: in a batch, say, of the next one.
+    """
     return ReferencePoint(positive_part(mean_over(policy_mismatched_logps - reference_mismatched_logps)))

@@ -5,7 +5,7 @@
 
 The losses see nothing but h, so the two gradients are each other's negatives: raising both log-probabilities of a pair by the
 same amount changes nothing, and nothing controls their common level. (Only `ipo_length_normalized` scales each side by its
-length.) References are constants.
+length.) Log-probabilities are in nats, summed over a response's tokens, EOS included. References are constants.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from ..contract import Floats, N
 
 
 class PairLoss(NamedTuple):
+    """Of each pair the loss, the slopes of the losses' sum in the policy's two log-probabilities, both implicit rewards r̂."""
+
     losses: Floats[N]
     grad_policy_chosen_logps: Floats[N]
     grad_policy_rejected_logps: Floats[N]

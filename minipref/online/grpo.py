@@ -31,7 +31,11 @@ def grpo(
     clip_high: Positive = 0.2,
     beta: NonNegative = 0.04,
 ) -> TokenLoss:
-    """PPO's clipped surrogate plus β times k3 towards the reference; at beta = 0 the reference does not enter."""
+    """PPO's clipped surrogate plus β times k3 towards the reference; at beta = 0 the reference does not enter.
+
+    Log-probabilities are of each token, and the mask is aligned with them. Advantages are those of `advantages_grpo`, flattened
+    to one for each row. The losses are averaged by `sequence_mean`, as the paper does, not by a plain mean.
+    """
     token_advantages = where(mask, advantages[:, None], 0.0)
     token_losses, grad_logps, _ = ppo_policy.formula(logps, old_logps, token_advantages, mask, clip_low, clip_high)
     if beta == 0:

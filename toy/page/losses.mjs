@@ -23,7 +23,7 @@ export function sigmoid(x) {
 }
 
 function logSumExp(row) {
-  const largest = Math.max(...row);
+  const largest = row.reduce((a, b) => Math.max(a, b), -Infinity); // a vocabulary is too long to be spread as arguments
   return largest + Math.log(sum(row.map((x) => Math.exp(x - largest))));
 }
 

@@ -18,17 +18,16 @@ from gpt_tiny.enumerable import World, expected_loss, fit_preferences, law, laws
 from gpt_tiny.lora import adapters_off, add_adapters, merged_weights
 from gpt_tiny.model import GPT
 from gpt_tiny.model_by_hand import Config, initial_weights
-from gpt_tiny.on_policy import ON_POLICY, OnPolicy
+from gpt_tiny.on_policy import ON_POLICY, Experience, OnPolicy
 from gpt_tiny.on_policy_trainer import OnPolicyTrainer
 from gpt_tiny.packed import Group, Ids
 from gpt_tiny.reference import held
 from gpt_tiny.rewards import Reward, by_function
-from gpt_tiny.rollouts import quiet, scored_by_token
+from gpt_tiny.rollouts import logps_by_token, quiet, scored_by_token
 from gpt_tiny.sampling import _drawn as draw
 from gpt_tiny.sampling import sample
 from gpt_tiny.tokenizer import Tokenizer
 from gpt_tiny.trainer import Optimization, Step
-from minipref import advantages_dr_grpo
 from toy.experiment import Measured, Reading
 from verify.theory.claim import exact
 
@@ -38,8 +37,9 @@ GROUP = 2
 
 
 def objective(method: str, here: World, **more: Any) -> OnPolicy:
-    """With the world's β, and all else as the method has it."""
-    numbers = {name: number.value for name, number in ON_POLICY[method].numbers.items()} | {"beta": here.beta}
+    """With the world's β, no price on length, which the world has not, and all else as the method has it."""
+    numbers = {name: number.value for name, number in ON_POLICY[method].numbers.items()}
+    numbers |= {name: value for name, value in {"beta": here.beta, "overlong_share": 0.0}.items() if name in numbers}
     return OnPolicy(method, "the world's", numbers, **{"group_size": GROUP, "max_tokens": enumerable.LONGEST, **more})
 
 
@@ -95,8 +95,8 @@ def dr_grpo_follows(rng: Rng) -> Measured:
 
 @claim("grpo-follows-another-field", (0.005, 2), "1 - the largest cosine with ∇J")
 def grpo_does_not(rng: Rng) -> Measured:
-    """Neither GRPO, by its standard deviation and its 1/|o|, nor DAPO, by its mean over all tokens, follows ∇J on average, even
-    with the KL in the reward.
+    """Neither GRPO, which divides by the standard deviation of two rewards and by |o|, nor DAPO, which divides by that and by
+    all tokens, follows ∇J on average, even with the KL in the reward.
     False: Nor does RLOO.
     Source: arXiv:2503.20783v2 section 3.1
     """
@@ -116,18 +116,18 @@ def grpo_does_not(rng: Rng) -> Measured:
 
 @claim("temperature", (0, 1e-10), "norm of the difference to ∇J over the norm of ∇J")
 def temperature_counts(rng: Rng) -> Measured:
-    """Responses that are drawn at a temperature T move J of the policy that drew them, softmax(logits / T), if the log-
-    probabilities that learn are of that policy.
-    False: If they are of softmax(logits).
+    """Responses that are drawn at a temperature T move J of the policy that drew them, softmax(logits / T), held against the
+    reference at T, if all log-probabilities of an update are at T.
+    False: If all are at temperature 1.
     Source: huggingface/trl pull request 3029
     """
-    here, temperature = world(int(rng.integers(1000))), 0.7
+    plain, temperature = world(int(rng.integers(1000))), 0.7
+    here = plain._replace(reference_tokens=enumerable.tokens(plain.reference, temperature).detach())
     model = away(here, rng)
-    drawn = enumerable.tokens(model, temperature)
-    right = of_weights(model, here.objective(drawn.sum(dim=1).reshape(here.rewards.shape)))
-    asked = objective("rloo", here)
-    plain = expected_loss(asked, here, enumerable.tokens(model), drawn.detach())
-    return Measured(apart(followed("rloo", here, model, temperature), right), apart(-of_weights(model, plain), right))
+    drawn = enumerable.of_responses(enumerable.tokens(model, temperature))
+    right = of_weights(model, here.objective(drawn))
+    at_1 = expected_loss(objective("rloo", plain), plain, enumerable.tokens(model), drawn)
+    return Measured(apart(followed("rloo", here, model, temperature), right), apart(-of_weights(model, at_1), right))
 
 
 @claim("dpo-reaches-the-optimum", (0, 1e-6), "total variation to the law, of the worst prompt")
@@ -190,9 +190,10 @@ def rollout_ids(rng: Rng) -> Measured:
     return Measured(Reading(float(true)), Reading(float(false)))
 
 
-@claim("sampler-ratio", (0, 1e-10), "largest |log π - log of the sampler's probability|, in nats, over all tokens of a rollout")
+@claim("sampler-ratio", (0, 1e-10), "largest |log of the ratio|, in nats, over all tokens of a rollout")
 def sampler_ratio(rng: Rng) -> Measured:
-    """In the first update after a rollout the ratio of the policy to what sampled is 1 at every token, at any temperature.
+    """In the first update after a rollout the ratio of the policy to what sampled is 1 at every token, at any temperature, and
+    so is that of what stands for the sampler in the ratio.
     False: It is with log-probabilities of softmax(logits).
     Source: huggingface/trl pull request 3029
     """
@@ -208,9 +209,17 @@ def sampler_ratio(rng: Rng) -> Measured:
         groups, scores, _ = trainer.sampled(trainer.rows, rng)
     x = trainer.experience(groups, scores, rng)
     sampled = torch.cat(columns, dim=1)[:, : x.rows.mask.shape[1]].where(x.rows.mask, 0.0)
-    plain = scored_by_token(trainer.model, x.rows)
-    true, false = (Reading.worst((logps - sampled).numpy()) for logps in (x.old_logps, plain))
-    return Measured(true, false)
+    plain, learning = scored_by_token(trainer.model, x.rows), []
+
+    def kept(*args: Any) -> Tensor:
+        learning.append(logps_by_token(*args))
+        return learning[-1]
+
+    with mock.patch("gpt_tiny.on_policy_trainer.logps_by_token", kept):
+        trainer.learn(x, slice(0, len(scores)))
+    (updating,) = learning
+    true = Reading.worst(*((logps - sampled).detach().numpy() for logps in (x.old_logps, updating)))
+    return Measured(true, Reading.worst((plain - sampled).numpy()))
 
 
 @claim("update-divisor", (0, 1e-12), "largest |Σ weights - 1| of an update")
@@ -219,19 +228,28 @@ def update_divisor(rng: Rng) -> Measured:
     False: By those of the batch that was generated for several updates.
     Source: huggingface/trl issue 3938; arXiv:2503.14476v2 eq. 8
     """
-    trainer, _ = text_trainer("dapo", rng, by_sum, minibatches=3, tries=1)
+    trainer, _ = text_trainer("dapo", rng, by_sum, minibatches=2, tries=1)
+    trainer.size, totals, weighed = 1, trainer.totals, []
+
+    def kept(x: Experience, weights: Tensor) -> dict[str, Tensor]:
+        weighed.append(weights.sum())
+        return totals(x, weights)
+
     groups, scores, _ = trainer.sampled(trainer.rows, rng)
-    x, weights = trainer.experience(groups, scores, rng), ON_POLICY["dapo"].weights
-    parts = [x.of(part) for part in trainer.parts(len(scores))]
-    sums = torch.stack([weights(trainer.objective, part).sum() for part in parts])
-    whole = torch.stack([part.rows.mask.sum() / x.rows.mask.sum() for part in parts])
-    return Measured(Reading.worst((sums - 1).numpy()), Reading(float((whole - 1).abs().min())))
+    x, sums, whole = trainer.experience(groups, scores, rng), [], []
+    with mock.patch.object(trainer, "totals", kept):
+        for part in trainer.parts(len(scores)):
+            weighed.clear()
+            trainer.learn(x, part)
+            sums.append(float(sum(weighed)))
+            whole.append(float(x.of(part).rows.mask.sum() / x.rows.mask.sum()))
+    return Measured(Reading.worst(np.array(sums) - 1), Reading(1 - max(whole)))
 
 
 @claim("missing-rewards", (0, 0), "rewards that are missing, and are taken for a number")
 def missing_rewards(rng: Rng) -> Measured:
     """A reward that is missing is an error, neither 0 nor left out of its group's mean; a reward of 0 is one.
-    False: `reward or another` tells the two apart.
+    False: So it is where missing rewards are made 0 before they are looked at.
     Source: OpenRLHF pull request 1219; huggingface/trl issue 5902
     """
     tokenizer = Tokenizer.train(["a b"] * 2, 258)
@@ -239,21 +257,22 @@ def missing_rewards(rng: Rng) -> Measured:
     def taken(answers: Sequence[float | None]) -> bool:
         with mock.patch("gpt_tiny.world.scores", lambda prompts, completions: answers):
             try:
-                found = by_function("gpt_tiny.world:scores", tokenizer)([([1], [[2], [3]])])
+                return len(by_function("gpt_tiny.world:scores", tokenizer)([([1], [[2], [3]])])) == 2
             except ValueError:
                 return False
-        return found.tolist() == [*answers]
+
+    def filled(answers: Sequence[float | None]) -> list[float]:
+        return [0.0 if x is None or x != x else x for x in answers]
 
     missing: list[list[float | None]] = [[None, 1.0], [1.0, None], [float("nan"), 1.0], [1.0]]
-    wrong = sum(taken(answers) for answers in missing) + (not taken([0.0, 1.0]))
-    confused = sum((reward or "another") == "another" for reward in (0.0, 0))
-    return Measured(Reading(float(wrong)), Reading(float(confused)))
+    wrong = sum(map(taken, missing)) + (not taken([0.0, 1.0]))
+    return Measured(Reading(float(wrong)), Reading(float(sum(taken(filled(answers)) for answers in missing))))
 
 
-@claim("group-of-one", (0, 0), "methods that take a group of one response")
+@claim("group-of-one", (0, 0), "methods without a critic that take a group of one response")
 def group_of_one(rng: Rng) -> Measured:
-    """A group of one response, of which nothing can be learned, is refused before anything is sampled.
-    False: The papers' formula refuses it: R - mean has an advantage to learn from.
+    """A group of one response, which without a critic there is nothing to hold against, is refused before anything is sampled.
+    False: With a critic it is too.
     Source: OpenRLHF issue 1250; huggingface/trl issue 4662
     """
 
@@ -265,8 +284,8 @@ def group_of_one(rng: Rng) -> Measured:
             return False
         return True
 
-    alone = advantages_dr_grpo.formula(torch.tensor([[0.7]], dtype=torch.float64)).advantages
-    return Measured(Reading(float(sum(map(taken, ON_POLICY)))), Reading(float((alone == 0).sum())))
+    with_critic, without = ([name for name, made in ON_POLICY.items() if made.critic == is_so] for is_so in (True, False))
+    return Measured(Reading(float(sum(map(taken, without)))), Reading(float(sum(map(taken, with_critic)))))
 
 
 @claim("fresh-rollouts", (0, 1e-12), "largest difference of two logits over 1 + |logit|")

@@ -7,6 +7,7 @@ end is known exactly: the gap J(π*) - J(π), over that of the reference. Chance
 """
 
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -28,34 +29,40 @@ SEEDS = 4
 
 
 class Plan(NamedTuple):
-    """A method with what it is given."""
+    """A method with what it is given; `groups` of responses are drawn to each prompt in a step."""
 
     objective: OnPolicy
     steps: int
     lr: float
+    groups: int
 
 
 def run(plan: Plan, seed: int) -> Tensor:
     """The law [P, K] that a run ends with."""
     torch.set_num_threads(1)
-    optimization = Optimization(plan.lr, warmup=0.1, schedule="cosine", clip=10.0)
-    trainer = sampling(world(), plan.objective, plan.steps, optimization, seed, torch.float32)  # chance is larger than rounding
+    course = Optimization(plan.lr, warmup=0.1, schedule="cosine", clip=10.0)
+    single = torch.float32  # chance is larger than rounding
+    trainer = sampling(world(), plan.objective, plan.steps, course, seed, single, plan.groups)
     for _ in range(plan.steps):
         trainer.step()
     return law(trainer.model.double())
 
 
-@cache
-def ends(method: str, steps: int, lr: float, group_size: int = 64, **more: Any) -> list[Tensor]:
-    """Those of several seeds, two at a time."""
-    plan = Plan(objective(method, world(), group_size=group_size, **dict(more)), steps, lr)
+def ends(rng: Rng, asked: OnPolicy, steps: int = 2000, lr: float = 1e-3) -> list[Tensor]:
+    """Those of several seeds, two at a time, of 64 responses to each prompt in a step."""
+    plan = Plan(asked, steps, lr, 64 // asked.group_size)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        return list(pool.map(partial(run, plan), range(SEEDS)))
+        return list(pool.map(partial(run, plan), rng.integers(2**31, size=SEEDS).tolist()))
+
+
+def made(method: str, **more: Any) -> OnPolicy:
+    """A method in the world, all 64 responses to a prompt being one group."""
+    return objective(method, world(), **{"group_size": 64, **more})
 
 
 @cache
 def resting(method: str) -> Tensor:
-    """The law [P, K] at which a method with the KL in its loss, as it has it, comes to rest."""
+    """The law [P, K] at which a method with groups of two and the KL in its loss comes to rest."""
     return of_responses(rest(objective(method, world(), kl="loss"), world(), rate=12.0))
 
 
@@ -67,71 +74,81 @@ def distances(laws: list[Tensor], other: Tensor) -> Reading:
     return Reading.mean([total_variation(logps, other) for logps in laws])
 
 
-def greedy() -> Tensor:
-    """Nearly all on the response of the highest reward."""
-    return torch.log_softmax(1e3 * world().rewards, dim=1)
-
-
 @claim("rloo", (0, 0.01), "gap in J(π), of that of the reference, mean over four seeds")
 def rloo(rng: Rng) -> Measured:
     """RLOO, its KL in the reward, comes to π*: what is missing in J(π) is at most 1 % of what was.
-    False: So does GRPO, its KL in the loss: what is missing where its expected gradient is 0.
+    False: So does GRPO in groups of two, its KL in the loss: what is missing where its expected gradient is 0.
     Source: arXiv:2402.14740v2 section 2.3
     """
-    return Measured(gaps(ends("rloo", 2000, 1e-3)), Reading(world().gap(resting("grpo"))))
+    return Measured(gaps(ends(rng, made("rloo"))), Reading(world().gap(resting("grpo"))))
 
 
 @claim("dr-grpo", (0, 0.01), "gap in J(π), of that of the reference, mean over four seeds")
 def dr_grpo(rng: Rng) -> Measured:
     """So does Dr. GRPO, its KL in the reward.
-    False: So does DAPO, a KL in its loss: what is missing where its expected gradient is 0.
+    False: So does DAPO in groups of two, a KL in its loss: what is missing where its expected gradient is 0.
     Source: arXiv:2503.20783v2 section 3.2
     """
-    return Measured(gaps(ends("dr-grpo", 2000, 1e-3, kl="reward")), Reading(world().gap(resting("dapo"))))
+    return Measured(gaps(ends(rng, made("dr-grpo", kl="reward"))), Reading(world().gap(resting("dapo"))))
 
 
 @claim("ppo", (0, 0.05), "gap in J(π), of that of the reference, mean over four seeds")
 def ppo(rng: Rng) -> Measured:
     """PPO with a critic that learns beside it comes within 5 % of π*.
-    False: It comes to the responses of the highest reward.
+    False: So it does without the KL in its reward.
     Source: arXiv:1707.06347v2 eq. 7
     """
-    return Measured(gaps(ends("ppo", 1200, 1e-3, iterations=2)), Reading(world().gap(greedy())))
+    asked = made("ppo", iterations=2)
+    greedy = replace(asked, hyperparameters={**asked.hyperparameters, "beta": 0.0})
+    return Measured(gaps(ends(rng, asked, 1200)), gaps(ends(rng, greedy, 300)))
 
 
 @claim("grpo", (0, 0.1), "total variation to where the expected gradient is 0, of the worst prompt, mean over four seeds")
 def grpo(rng: Rng) -> Measured:
-    """GRPO, its KL in the loss, comes to rest where its own expected gradient is 0.
+    """GRPO in groups of two, its KL in the loss, comes to rest where its own expected gradient is 0.
     False: It comes to rest at π*.
     Source: arXiv:2402.03300v3 eq. 3-4
     """
-    laws = ends("grpo", 2000, 1e-3, kl="loss")
+    laws = ends(rng, objective("grpo", world(), kl="loss"))
     return Measured(distances(laws, resting("grpo")), distances(laws, world().optimum))
 
 
 @claim("dapo", (0, 0.1), "total variation to where the expected gradient is 0, of the worst prompt, mean over four seeds")
 def dapo(rng: Rng) -> Measured:
-    """So does DAPO, a KL in its loss.
+    """So does DAPO in groups of two, a KL in its loss.
     False: It comes to rest at π*.
     Source: arXiv:2503.14476v2 eq. 8
     """
-    laws = ends("dapo", 2000, 1e-3, kl="loss")
+    laws = ends(rng, objective("dapo", world(), kl="loss"))
     return Measured(distances(laws, resting("dapo")), distances(laws, world().optimum))
 
 
 @claim("online-dpo", (0, 0.1), "gap in J(π), of that of the reference, mean over four seeds")
 def online_dpo(rng: Rng) -> Measured:
     """Online DPO, its labels drawn with σ(R - R'), comes within 10 % of π*.
-    False: It stays at the reference.
+    False: So it does where the higher reward is always the chosen one.
     Source: arXiv:2402.04792v2 section 3
     """
-    laws = ends("online-dpo", 2000, 1e-3, labels="sampled")
-    return Measured(gaps(laws), Reading(world().gap(world().reference_logps)))
+    return Measured(*(gaps(ends(rng, made("online-dpo", labels=labels))) for labels in ("sampled", "best")))
+
+
+@claim("rso", (0.5, np.inf), "E[R] gained over the reference, of what π* gains, mean over four seeds")
+def rso(rng: Rng) -> Measured:
+    """RSO, its pairs accepted among responses of the reference, gains at least half of the reward that π* gains.
+    False: And at least half of J, which is that reward less β KL.
+    Source: arXiv:2309.06657v2 eq. 10, 14
+    """
+    here, laws = world(), ends(rng, made("rso"), 1000)
+    start, best, *reached = (
+        float((of.exp() * here.rewards).sum(1).mean()) for of in (here.reference_logps, here.optimum, *laws)
+    )
+    gained = Reading.mean([(reward - start) / (best - start) for reward in reached])
+    return Measured(gained, Reading.mean([1 - here.gap(of) for of in laws]))
 
 
 @claim("online-dpo-exact", (0, 0.01), "total variation to π*, of the worst prompt")
 def online_dpo_exact(rng: Rng) -> Measured:
-    """With exact labels, and pairs as often as the policy draws them, in expectation, online DPO comes to π*.
+    """With exact labels, and pairs as often as the policy draws them, in expectation, DPO comes to π*.
     False: It comes to e^{R/β} / Z, whatever the reference was.
     Source: arXiv:2402.04792v2 section 3
     """

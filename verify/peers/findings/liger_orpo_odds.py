@@ -5,6 +5,8 @@ digits or none are left of 1 - exp(a): the log-odds are off by 3e-4 at a = -7e-5
 -3e-8 exp(a) is 1, log1p(-1) is -inf with an infinite slope, and the gradient of every weight is NaN. A response of five
 tokens of which four are certain in float32 and the fifth has probability 1 - 1e-7 is enough. `torch.log(-torch.expm1(a))`
 is accurate there. TRL, from which this came, has changed it for that: huggingface/trl#2564 and #1473.
+
+For Liger no report was found.
 """
 
 import math

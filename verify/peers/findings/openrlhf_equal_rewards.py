@@ -1,11 +1,13 @@
-"""openrlhf==0.11.2: eight equal rewards of 0.9 get advantages of -0.92 with group_norm: rounding divided by its own size.
+"""openrlhf==0.11.2: equal rewards, such as eight of 0.9, may get advantages near 1 or -1 with group_norm: divided rounding.
 
 Where all responses to a prompt are equally good there is nothing to learn, and the advantage is 0. The mean of eight
-float32 rewards of 0.9 is its neighbour; the difference is divided by the standard deviation + 1e-9, which is of the same
-size, and the result is near 1 or -1 whatever the reward. All eight responses are then reinforced, or all discouraged, as
-strongly as if one had won. Of group sizes up to 32 about two in three do this to most rewards that are no multiple of a
-power of two; 0 and 1 are safe. It would do to put 0 where all rewards of a group are equal, or to add an epsilon above the
-rounding, such as 1e-4. The same in verl, with 1e-6 and so 0.06 here, was reported as verl-project/verl#4597.
+float32 rewards of 0.9 may be its neighbour; the difference is divided by the standard deviation + 1e-9, which is of the
+same size, and the result is near 1 or -1 whatever the reward. All eight responses are then reinforced, or all discouraged,
+as strongly as if one had won. Of which sizes and rewards this is so depends on the order in which a machine sums: this
+script looks for them among rewards that float32 has only rounded; 0 and 1 are safe. It would do to put 0 where all rewards
+of a group are equal, or to add an epsilon above the rounding, such as 1e-4.
+
+Here no report was found; the same in verl, with 1e-6, was reported as verl-project/verl#4598.
 """
 
 import sys
@@ -32,8 +34,8 @@ def advantages(rewards):
 
 
 worst = 0.0
-for reward, count in ((0.9, 8), (0.35, 8), (0.1, 16)):
-    came = advantages([reward] * count)
-    worst = max([worst, *map(abs, came)])
-    print(f"{count} rewards of {reward}: expected advantages of 0, got {came[0]:.3f} each")
+for reward, count in ((reward, count) for reward in (0.9, 0.35, 0.1) for count in (3, 4, 5, 6, 7, 8, 12, 16)):
+    came = advantages([reward] * count)[0]
+    worst = max(worst, abs(came))
+    print(f"{count} rewards of {reward}: expected advantages of 0, got {came:.3f} each")
 sys.exit(worst > 1e-3)

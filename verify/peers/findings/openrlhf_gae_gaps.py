@@ -2,9 +2,11 @@
 
 In agent runs action_mask is false on the tokens of the environment. `get_advantages_and_returns` puts values and rewards to
 0 there and then runs over them as if they were steps: the last token of a turn gets 0 as the value of what follows, and
-gamma * lambd decays once a token of the environment. An advantage so depends on how much the environment says, and at
-lambda < 1 the value of the next turn is lost on it. The steps of the policy are the tokens it chose: the gap must be
-skipped (as verl does since its #2337).
+gamma * lambd decays once a token of the environment. Where gamma * lambd < 1 an advantage so depends on how much the
+environment says, and the value of the next turn is lost on it; at the defaults, gamma = lambd = 1, the errors cancel out.
+The steps of the policy are the tokens it chose: the gap must be skipped (as verl does since its #2337).
+
+No report of it was found.
 """
 
 import sys

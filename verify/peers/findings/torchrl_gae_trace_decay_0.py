@@ -5,6 +5,8 @@ errors with the series 1, gl, gl^2, ... of `_geom_series_like`. Where gl is 0 th
 without the last axis, for which `_custom_conv1d` then asks: IndexError. Where gl is not 0 but below the threshold of 1e-7
 the series is cut to length 0, and `rs[0] = 1.0` raises IndexError. lmbda=0 is TD(0), where the advantages are the TD
 errors; the loop, `generalized_advantage_estimate`, gives them.
+
+No report of it was found.
 """
 
 import sys

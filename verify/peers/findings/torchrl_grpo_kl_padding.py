@@ -4,6 +4,8 @@ With aggregation "token_mean" or "prompt_mean" the policy loss is a mean over th
 puts both log-probs to 0 where the mask is false and then takes `.mean()` over all positions: masked ones count in the
 denominator. The same response beside one that is longer, or prompts counted among the positions, divide kl_to_ref_coeff by
 any factor. A masked mean, as for the policy loss, is due; `loss_kl_to_inference` goes the same way.
+
+No report of it was found.
 """
 
 import math

@@ -110,8 +110,6 @@ def check_reference(arrays: Mapping[str, np.ndarray]) -> None:
 def check(given: Values, dims: Mapping[str, str], scalars: Mapping[str, Interval], rules: tuple[Rule, ...]) -> Values:
     """The arguments, arrays and numbers, ready to be traced. ValueError for what is not legal."""
     sizes: dict[str, int] = {}
-    missing, unknown = dims.keys() - given.keys(), given.keys() - dims.keys() - scalars.keys()
-    need(not missing and not unknown, ", ".join(missing | unknown), "must be an argument, of those that there are", [*given])
     arrays = {name: check_array(name, given[name], letters, sizes) for name, letters in dims.items()}
     for name, x in arrays.items():
         must, right = legal(name, x, sizes)
@@ -119,7 +117,7 @@ def check(given: Values, dims: Mapping[str, str], scalars: Mapping[str, Interval
     check_reference(arrays)
     values = arrays | {name: check_scalar(name, x, scalars) for name, x in given.items() if name not in dims}
     for name, rule, holds in rules:
-        need(np.all(holds(values)), name, rule, given[name])
+        need(np.all(holds(values)), name, rule, values[name])
     return values
 
 
@@ -150,8 +148,8 @@ def operation(
     nothing is compiled as a whole, but a gradient takes twenty milliseconds of dispatch each time.)
     """
     dims = {name: letters for letters, names in shapes.items() for name in names.split()}
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {x.name: x.default for x in parameters if x.default is not x.empty and x.name not in dims}
+    parameters = inspect.signature(function).parameters
+    defaults = {x.name: x.default for x in parameters.values() if x.default is not x.empty and x.name not in dims}
     steps = {dim: step for dim, step in BUCKETS.items() if dim not in counted_over}
 
     @jax.jit
@@ -174,6 +172,10 @@ def operation(
 
     @functools.wraps(function)
     def call(**given: Any) -> Values:
+        for name in given:
+            need(name in parameters, name, f"must be one of {', '.join(parameters)}", given[name])
+        for name in parameters:
+            need(name in defaults | given, name, "must be given", "nothing")
         values = check(defaults | given, dims, scalars, rules)
         sizes = {dim: size for name in dims for dim, size in zip(dims[name], values[name].shape, strict=True)}
         outputs = answer({name: filled(name, x) for name, x in values.items()})

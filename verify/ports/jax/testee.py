@@ -9,7 +9,7 @@ from .checks import NOT_NEGATIVE, SCALARS, operation
 NAME, VERSION = "minipref-jax", "1.0"
 
 # Requests are small and of many shapes: what they cost is compiling, and a program that is not optimized compiles ten times as
-# fast. Read when JAX compiles for the first time.
+# fast. Read when JAX compiles for the first time; what stands there already stays, so that XLA_FLAGS= judges XLA as it comes.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 PAIR = "policy_chosen_logps policy_rejected_logps"
