@@ -268,7 +268,7 @@ def _weights_of_groups(objective: OnPolicy, x: Experience, tokens: float) -> Ten
         first = int(where.nonzero()[0, 0])
         found[where] = objective.made.weights(objective, x.of(slice(first, first + 1)))
     if objective.made.weights is OVER_TOKENS:
-        found *= lengths.sum(dim=1)[:, None, None] / tokens
+        found *= lengths.sum(dim=1).to(found)[:, None, None] / tokens
     return found.reshape(x.old_logps.shape)
 
 

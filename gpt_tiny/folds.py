@@ -33,11 +33,12 @@ ON_LONG = "truncate-response"
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides the scores. The defaults were set before any fold of seed 0 was scored."""
+    """All that decides the scores. The defaults were set before any fold of seed 0 was scored, but for sft_epochs, then 3:
+    with 2 all is done in a quarter of an hour on two cores."""
 
     data: str
     folds: int = 3
-    sft_epochs: int = 3
+    sft_epochs: int = 2
     dpo_epochs: int = 2
     sft_lr: float = 1e-3
     dpo_lr: float = 3e-4

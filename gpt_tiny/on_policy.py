@@ -239,7 +239,8 @@ class OnPolicy:
         cache = self.hyperparameters.get("overlong_share", 0.0) * self.max_tokens
         if cache == 0:
             return scores
-        return scores + overlong_penalty.formula(lengths, float(self.max_tokens), cache).penalties.reshape(scores.shape)
+        found = overlong_penalty.formula(lengths.to(scores), float(self.max_tokens), cache)
+        return scores + found.penalties.reshape(scores.shape)
 
     @property
     def draws(self) -> int:

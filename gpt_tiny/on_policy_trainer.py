@@ -59,7 +59,7 @@ class OnPolicyTrainer(Learner):
         """Take the next step; its metrics, those of the losses means over its updates. Raises Diverged, all as it was."""
         rng, epoch, rate = np.random.default_rng([self.seed, self.done]), self.steps[self.done].epoch, self.rate
         groups, rewards, again = self.sampled([self.rows[i] for i in self.steps[self.done].rows], rng)
-        x = self.experience(groups, rewards, rng)
+        x = self.experience(groups, rewards, rng=rng)
         parts = self.parts(len(rewards)) * self.objective.passes
         with self.undone(whole=len(parts) > 1):
             learned = [self.learn(x, part) for part in parts]

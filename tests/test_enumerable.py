@@ -13,6 +13,7 @@ from gpt_tiny.enumerable import (
     GROUPS,
     PROMPTS,
     RESPONSES,
+    expected_loss,
     fit_preferences,
     law,
     laws,
@@ -30,9 +31,9 @@ from gpt_tiny.trainer import Optimization
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def objective(method: str, **more: float) -> OnPolicy:
+def objective(method: str, group_size: int = 8, **more: float) -> OnPolicy:
     numbers = {name: number.value for name, number in ON_POLICY[method].numbers.items()} | more
-    return OnPolicy(method, "the world's", numbers, group_size=8, max_tokens=enumerable.LONGEST)
+    return OnPolicy(method, "the world's", numbers, group_size=group_size, max_tokens=enumerable.LONGEST)
 
 
 def test_the_responses_are_all_there_are() -> None:
@@ -66,10 +67,39 @@ def test_a_table_has_the_law_of_the_network_it_is_made_of() -> None:
 
 def test_rloo_comes_to_rest_at_the_optimum() -> None:
     here = world(3)
-    found = rest(objective("rloo", beta=here.beta), here, steps=35, rate=4.0)
+    found = rest(objective("rloo", 2, beta=here.beta), here, steps=35, rate=4.0)
     assert total_variation(of_responses(found), here.optimum) < 1e-9
     with pytest.raises(ArithmeticError, match="rest: the gradient must be 0 after 3 steps, got 0.0"):
-        rest(objective("rloo", beta=here.beta), here, steps=3, rate=4.0)
+        rest(objective("rloo", 2, beta=here.beta), here, steps=3, rate=4.0)
+
+
+@pytest.mark.parametrize("asked", [objective("rloo", 8), objective("ppo", 2), objective("online-dpo", 2)])
+def test_what_has_no_loss_of_two_responses_has_no_expected_one(asked: OnPolicy) -> None:
+    with pytest.raises(
+        ValueError, match=f"must be grpo, dapo, dr-grpo or rloo in groups of 2, got {asked.method} in groups of"
+    ):
+        expected_loss(asked, world(3), world(3).reference_tokens)
+
+
+def test_dapo_s_expected_loss_is_the_sum_over_all_pairs_of_responses() -> None:
+    """Its price on length included; divided by the tokens that are expected, as in an update of many groups."""
+    here, asked = world(3), objective("dapo", 2, beta=0.5, overlong_share=0.9)
+    model = here.policy()
+    with torch.no_grad():
+        model.wpe.weight.mul_(1.5)
+        logps = enumerable.tokens(model)
+    lengths = np.array([len(ids) for ids in RESPONSES])
+    above = below = 0.0
+    for prompt, (mine, theirs) in enumerate(zip(logps.split(85), here.reference_tokens.split(85), strict=True)):
+        gaps, chances = (theirs - mine).numpy(), mine.sum(dim=1).exp().numpy()
+        k3 = (np.exp(gaps) - 1 - gaps).sum(axis=1)
+        scores = here.rewards[prompt].numpy() - np.maximum(0, lengths - 0.3) / 2.7
+        half = (scores[:, None] - scores[None]) / 2
+        advantages = half / (np.abs(half) * np.sqrt(2) + 1e-4)
+        losses = -advantages * (lengths[:, None] - lengths[None]) + 0.5 * (k3[:, None] + k3[None])
+        above += chances @ losses @ chances
+        below += chances @ (lengths[:, None] + lengths[None]) @ chances
+    assert float(expected_loss(asked, here, logps)) == pytest.approx(above / below, rel=1e-12)
 
 
 def test_preferences_bring_the_policy_nearer() -> None:
@@ -109,7 +139,7 @@ SAMPLED = {
     "dr-grpo": Cost(2, 1 + 1, 1, 8),
     "rloo": Cost(3, 1 + 1 + 1, 1, 8),
     "online-dpo": Cost(3, 1 + 1 + 1, 1, 8),
-    "rso": Cost(3, 1 + 1 + 1, 1, 8),
+    "rso": Cost(3, 1 + 1, 1, 8),  # it asks for no π_old
     "sppo": Cost(2, 1 + 1, 1, 8),
 }
 PAIRS = {"copy": Cost(2, 1, 1, 0), "offload": Cost(2, 1, 1, 0), "cached": Cost(1, 0, 1, 0), "lora": Cost(1, 1, 1, 0)}

@@ -151,7 +151,9 @@ def test_its_folder_is_told_from_a_policy_s(tmp_path: Path) -> None:
         load_reward_model(tmp_path / "policy")
     other = Tokenizer.train(["Why so?"] * 2, 258)
     with pytest.raises(ValueError, match="reward must be a model with the tokenizer of the policy"):
-        find(str(tmp_path / "reward"), other, "cpu")
+        find(str(tmp_path / "reward"), other, "cpu", 1)
+    with pytest.raises(ValueError, match="reward must be a model of at least the policy's context, 100, got .*reward of"):
+        find(str(tmp_path / "reward"), tokenizer, "cpu", 100)
 
 
 # --- Rewards of texts --------------------------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def test_an_answer_is_a_finite_number_for_each(name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["", "nowhere:f", "json:nothing", "json", ":f", "/no/such/folder"])
 def test_a_name_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"reward must be a folder or a function, module:name, got {name!r}")):
-        find(name, Tokenizer.train(["a b"] * 2, 258), "cpu")
+        find(name, Tokenizer.train(["a b"] * 2, 258), "cpu", 1)
 
 
 # --- Losses, by loops over the papers' sums ----------------------------------------------------------------------------------

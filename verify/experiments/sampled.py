@@ -129,7 +129,8 @@ def online_dpo(rng: Rng) -> Measured:
     False: So it does where the higher reward is always the chosen one.
     Source: arXiv:2402.04792v2 section 3
     """
-    return Measured(*(gaps(ends(rng, made("online-dpo", labels=labels))) for labels in ("sampled", "best")))
+    drawn, best = (gaps(ends(rng, made("online-dpo", labels=labels))) for labels in ("sampled", "best"))
+    return Measured(drawn, best)
 
 
 @claim("rso", (0.5, np.inf), "E[R] gained over the reference, of what π* gains, mean over four seeds")

@@ -148,8 +148,9 @@ def operation(
     nothing is compiled as a whole, but a gradient takes twenty milliseconds of dispatch each time.)
     """
     dims = {name: letters for letters, names in shapes.items() for name in names.split()}
-    parameters = inspect.signature(function).parameters
-    defaults = {x.name: x.default for x in parameters.values() if x.default is not x.empty and x.name not in dims}
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {x.name: x.default for x in parameters if x.default is not x.empty and x.name not in dims}
+    known = dict.fromkeys([*dims, *(x.name for x in parameters if x.kind is not x.VAR_KEYWORD)])
     steps = {dim: step for dim, step in BUCKETS.items() if dim not in counted_over}
 
     @jax.jit
@@ -173,8 +174,8 @@ def operation(
     @functools.wraps(function)
     def call(**given: Any) -> Values:
         for name in given:
-            need(name in parameters, name, f"must be one of {', '.join(parameters)}", given[name])
-        for name in parameters:
+            need(name in known, name, f"must be one of {', '.join(known)}", given[name])
+        for name in known:
             need(name in defaults | given, name, "must be given", "nothing")
         values = check(defaults | given, dims, scalars, rules)
         sizes = {dim: size for name in dims for dim, size in zip(dims[name], values[name].shape, strict=True)}
