@@ -1,7 +1,7 @@
 """The catalogue: every bug and every convention that a survey of public code found, and what catches it here.
 
 `catalogue.txt` has the entries and says how to read them. BUGS are each caught by an exhibit of the museum or by a claim;
-CONVENTIONS are differences that are right under another name.
+CONVENTIONS are differences that are right under another name: their exhibits have them under this one, where they are wrong.
 """
 
 from pathlib import Path
