@@ -108,6 +108,7 @@ class Case(NamedTuple):
 SFT = "sft --data {place}/pairs.jsonl --out {out} --vocab-size 262 --context 32 --width 16 --layers 1 --heads 2"
 DPO = "train --method dpo --model {place}/model --data {place}/pairs.jsonl --out {out}"
 GRPO = f"{DPO} --method grpo --reward gpt_tiny.world:scores --max-tokens 8"
+ALIGN = "align --data {place}/pairs.jsonl --reward gpt_tiny.world:scores --out {out}"
 REWARD = "reward-model --model {place}/model --data {place}/pairs.jsonl --out {out}"
 EVAL = "eval --model {place}/model --reference {place}/model --data {place}/pairs.jsonl"
 SAMPLE = "sample --model {place}/model"
@@ -165,6 +166,15 @@ CASES = {
     "adapters of a reward": Case(f"{REWARD} --model {{place}}/model --lora-rank 2", ("unrecognized arguments: --lora-rank",)),
     "judged for a reward": Case(f"{REWARD} --data {{place}}/judged.jsonl", ("bradley_terry needs pairs, got TokenizedComp",)),
     "margin": Case(f"{REWARD} --margin nan", ("bradley_terry: margin must be finite, got nan",)),
+    "no such way of grpo": Case(f"{GRPO} --reference ofload", ("reference must be one of", "got 'ofload'")),
+    "no adapters of grpo": Case(f"{GRPO} --reference lora", ("reference must be another way than lora without lora_rank",)),
+    "dropout of grpo": Case(f"{GRPO} --dropout 0.1", ("dropout must be 0 with grpo", "got 0.1")),
+    "a constant for a reward": Case(f"{GRPO} --reward math:pi", ("reward must be a function, got 'math:pi', which is 3.14",)),
+    "align to a model": Case(f"{ALIGN} --reward {{place}}/reward", ("reward must be a function, module:name", "reward")),
+    "align to nothing": Case(f"{ALIGN} --reward json:nothing", ("reward must be a folder or a function", "'json:nothing'")),
+    "one asked": Case(f"{ALIGN} --asked 1", ("asked must be >= 2, got 1",)),
+    "no room to align": Case(f"{ALIGN} --context 64", ("max_tokens must leave a prompt 2 of the context's tokens, got 64",)),
+    "nothing held out": Case(f"{ALIGN} --held-out nowhere.jsonl", ("nowhere.jsonl",), 1),
     "align without reward": Case("align --data d --out o", ("required: --reward",)),
     # numbers
     "lr 0": Case(f"{DPO} --lr 0", ("lr must be finite and > 0, got 0.0",)),

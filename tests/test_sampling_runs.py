@@ -117,6 +117,7 @@ def test_sft_dpo_and_grpo_are_one_command(place: Path, tmp_path: Path, capsys: p
     run = f"align --data {place}/pairs.jsonl --reward {REWARD} --out {tmp_path}/aligned {sizes}"
     asked(run)
     printed = capsys.readouterr().out
+    assert printed.splitlines()[-4] == "model   mean reward of answers to prompts learned from, ± half the 95 % interval"
     assert re.findall(r"^(\w+) +-?\d+\.\d{3} ± \d+\.\d{3}$", printed, re.M) == ["sft", "dpo", "grpo"]
     starts = [
         json.loads((tmp_path / "aligned" / name / "run.json").read_text())["settings"]["model"] for name in ("dpo", "grpo")
