@@ -103,10 +103,10 @@ file hold no formula. What a library does in the same call and was not asked for
 averaging, an adapter makes the identity, and says so.
 
 *holds*: every claim, the refusal of bad input among them. *numbers hold*: every value and gradient of legal input is right,
-but invalid input is not refused. *deviates*: another convention, such as float32 for any input. *edge*: wrong only at an
-extreme, such as a log-probability of -inf, or by the rounding of rewards that are all equal. **bug**: wrong where it is used.
-The tables below say what deviates, and why; a failure of a kind that is not listed would have failed the run. An empty cell:
-the library has no such function."""
+but invalid input is not refused. *deviates*: another convention, such as float32 for any input. *edge*: wrong at an
+extreme, such as a log-probability of -inf, or by the rounding of rewards that are all equal; it may deviate too. **bug**:
+wrong where it is used. The tables below say what deviates, and why; a failure of a kind that is not listed would have failed
+the run. An empty cell: the library has no such function."""
 
 FINDS = """Bugs that were met on the way, and what is known of each upstream: a script that needs the library as pip installs
 it, prints what is due and what comes, and exits with 1 while the bug is there."""
