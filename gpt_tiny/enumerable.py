@@ -215,8 +215,8 @@ def sampling(
     rows = [TokenizedPrompt(Place("enumerable", n), prompt) for n, prompt in enumerate(PROMPTS)]
     course = [Step(1.0, [*range(len(rows))] * groups)] * steps
     model = here.policy().to(dtype)
-    frozen = held(model, "copy")
-    return OnPolicyTrainer(model, objective, rows, course, optimization, here.reward, frozen, EOS, seed, critic=critic)
+    given = objective, rows, course, optimization, here.reward, held(model, "copy"), EOS, seed
+    return OnPolicyTrainer(model, *given, size=len(course[0].rows), critic=critic)
 
 
 def expected_loss(objective: OnPolicy, here: World, logps: Tensor, drawn: Tensor | None = None) -> Tensor:
