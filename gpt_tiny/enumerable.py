@@ -277,7 +277,7 @@ def rest(objective: OnPolicy, here: World, steps: int = 400, rate: float = 1.0) 
 
     From the reference on by the natural gradient in a table: that of the logits after a prefix over the probability of coming
     there and of the token. A step that is longer than the one before halves the rate. ArithmeticError where the gradient is not
-    0 in the end; steps must be >= 1.
+    0 in the end.
     """
     logits, before = table_of(here.reference).detach(), torch.inf
     for _ in range(steps):

@@ -99,23 +99,23 @@ class Settings:
         if not self.objective.needs_reference:
             rules["reference"] = (self.reference == "cached", f"left out with {self.objective.method}, which has none")
         if isinstance(self.objective, OnPolicy):
-            rules = self._rules_of_sampling(self.objective, rules)
+            rules |= self._rules_of_sampling(self.objective)
         if self.objective.method == "bradley_terry":
             rules["lora_rank"] = (not self.lora_rank, "0 for a reward model, whose score learns with all weights")
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
 
-    def _rules_of_sampling(self, objective: OnPolicy, rules: dict[str, tuple[object, str]]) -> dict[str, tuple[object, str]]:
+    def _rules_of_sampling(self, objective: OnPolicy) -> dict[str, tuple[object, str]]:
         unread = {"evaluation": None, "max_length": None, "on_long": "error", "compile": False}
-        more: dict[str, tuple[object, str]] = {
+        rules: dict[str, tuple[object, str]] = {
             name: (getattr(self, name) == value, f"left out with {objective.method}, which reads prompts alone")
             for name, value in unread.items()
         }
-        more["dropout"] = (not self.dropout, f"0 with {objective.method}, which learns from what was drawn without it")
+        rules["dropout"] = (not self.dropout, f"0 with {objective.method}, which learns from what was drawn without it")
         if objective.needs_reference and self.reference == "cached":
-            more["reference"] = (False, "copy, offload or lora where responses are not known before")
-        return rules | more
+            rules["reference"] = (False, "copy, offload or lora where responses are not known before")
+        return rules
 
 
 class Start(NamedTuple):
