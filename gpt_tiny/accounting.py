@@ -98,8 +98,8 @@ def of_pairs(method: str, reference: str | None = None) -> Cost:
 def of_samples(method: str) -> Cost:
     """A method that samples, rewarded by a model."""
     numbers = {name: number.value for name, number in ON_POLICY[method].numbers.items()}
-    once = {"tries": 1} if method == "dapo" else {}
-    objective = OnPolicy(method, "counted", numbers, group_size=2, max_tokens=LONGEST, iterations=1, **once)
+    tries = 1 if method == "dapo" else None
+    objective = OnPolicy(method, "counted", numbers, group_size=2, max_tokens=LONGEST, iterations=1, tries=tries)
     model, scorer = GPT(CONFIG), ValueModel(CONFIG)
 
     def reward(groups: Sequence[Group]) -> Tensor:
