@@ -1,7 +1,7 @@
 """Proves that the suite can fail: every bug of the museum and every small change of the specification must be caught, and
 every claim about the mathematics and the tiny GPT must fail on the false variant that it declares.
 
-  python -m verify selftest                            all of it, about two minutes
+  python -m verify selftest                            all of it, about ten minutes
   python -m verify selftest --only offline/dpo.py      the bugs and mutants of one file
   python -m verify selftest --only 'orpo-*'            some bugs of the museum
   python -m verify selftest --only 'theory.*'          the false variants of the theory
