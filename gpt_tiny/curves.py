@@ -11,6 +11,10 @@ PANELS = {
     "implicit rewards": ("rewards/chosen", "rewards/rejected", "rewards/margins"),
     "accuracy": ("rewards/accuracies", "eval_rewards/accuracies"),
     "log-probabilities (nats)": ("logps/chosen", "logps/rejected"),
+    "reward": ("reward",),
+    "divergence from the reference (nats)": ("kl",),
+    "tokens of a response": ("completions/mean_length",),
+    "loss of the critic": ("value_loss",),
     "norm of the gradient": ("grad_norm",),
     "learning rate": ("learning_rate",),
 }
@@ -25,7 +29,7 @@ def draw(metrics: Path, figure: Path) -> bool:
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     panels = {title: names for title, names in PANELS.items() if any(name in line for line in lines for name in names)}
     sheet = Figure(figsize=(9, 2.4 * -(-len(panels) // 2)), layout="constrained")
-    axes = sheet.subplots(-(-len(panels) // 2), 2, squeeze=False).flat
+    axes = [*sheet.subplots(-(-len(panels) // 2), 2, squeeze=False).flat]
     for ax, (title, names) in zip(axes, panels.items(), strict=False):
         ax.set(title=title, xlabel="step")
         for name in names:
@@ -40,7 +44,7 @@ def draw(metrics: Path, figure: Path) -> bool:
                 )
         ax.legend(frameon=False, fontsize=8)
         ax.grid(alpha=0.25)
-    for ax in list(axes)[len(panels) :]:
+    for ax in axes[len(panels) :]:
         ax.set_axis_off()
     image = BytesIO()
     sheet.savefig(image, dpi=110)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minipref.online.kl import k3_and_slope
+
 from .data import TokenizedRow
 from .model import GPT
 from .on_policy import Experience, OnPolicy
@@ -159,7 +161,8 @@ class OnPolicyTrainer(Learner):
     def monitors(self, x: Experience, groups: Sequence[Group], rewards: Tensor, again: int) -> dict[str, float]:
         """What people watch, under TRL's names. Rewards are as they were given.
 
-        kl, in nats, is the mean over responses of log π_old/π_ref, summed over tokens, where π_old is what sampled.
+        kl, in nats, is where the policy sampled: of a method that has it in its loss the mean over all tokens of k3, and else the
+        mean over responses of log π_old/π_ref, summed over tokens.
         """
         lengths = x.rows.mask.sum(dim=1)
         ended = [response[-1] == self.eos for _, responses in groups for response in responses]
@@ -167,7 +170,9 @@ class OnPolicyTrainer(Learner):
         found["frac_reward_zero_std"] = (rewards == rewards[:, :1]).all(dim=1).double().mean()
         sampled_from_old = not self.objective.made.from_reference and self.temperature == self.objective.temperature
         if self.objective.needs_reference and sampled_from_old:
-            found["kl"] = (x.old_logps - x.reference_logps).sum(dim=1).mean()
+            by_token = "loss" in self.objective.made.kl[:1]
+            k3 = k3_and_slope(x.old_logps, x.reference_logps)[0][x.rows.mask].mean()
+            found["kl"] = k3 if by_token else (x.old_logps - x.reference_logps).sum(dim=1).mean()
         found |= {"completions/mean_length": lengths.double().mean()}
         shown = {name: float(value) for name, value in found.items()}
         shown["completions/clipped_ratio"] = 1 - sum(ended) / len(ended)
