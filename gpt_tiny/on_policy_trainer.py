@@ -161,8 +161,8 @@ class OnPolicyTrainer(Learner):
     def monitors(self, x: Experience, groups: Sequence[Group], rewards: Tensor, again: int) -> dict[str, float]:
         """What people watch, under TRL's names. Rewards are as they were given.
 
-        kl, in nats, is where the policy sampled: of a method that has it in its loss the mean over all tokens of k3, and else the
-        mean over responses of log π_old/π_ref, summed over tokens.
+        kl, in nats, is there where the policy sampled: of a method that has it in its loss the mean over all tokens of k3, else
+        the mean over responses of log π_old/π_ref, summed over tokens.
         """
         lengths = x.rows.mask.sum(dim=1)
         ended = [response[-1] == self.eos for _, responses in groups for response in responses]
