@@ -19,7 +19,7 @@ from verify.bugs import museum
 from verify.bugs.mutants import mutants
 from verify.bugs.specimen import SOURCES, defined, specimen
 from verify.bugs.trials import Overtime, time_limit
-from verify.contract import ALL, Contract
+from verify.contract import ALL, MODELS, Contract
 from verify.judge import FACTOR, Exact, bounds, compare
 from verify.subject import Failure, Inputs, NoAnswer, Subject, compared, exact_answer
 from verify.vectors import Vector
@@ -50,13 +50,15 @@ class Change(NamedTuple):
 
 class Diagnosis(NamedTuple):
     """The outputs that are right where others are off; how many legal requests are off, and how many of them the changes
-    explain; and what mistakes the vectors leave possible. Of a request to be refused, the changes that accept it too."""
+    explain; what mistakes the vectors leave possible; and whether all that is off is right in single precision. Of a request to
+    be refused, the changes that accept it too."""
 
     right: list[str]
     off: int
     explained: int
     changes: list[Change]
     suspected: list[str]
+    single: bool = False
 
 
 def diagnose(subject: Subject, failure: Failure, *, legal: bool) -> Diagnosis:
@@ -79,7 +81,8 @@ def diagnose(subject: Subject, failure: Failure, *, legal: bool) -> Diagnosis:
         count, changes = max((count, changes), _best(_of_lines(contract), wrong, contract, subject), key=lambda best: best[0])
     count, changes = (count, changes) if count > len(wrong) / 4 else (0, [])  # a coincidence
     right = [name for name in wrong[0].answer if name not in wrong[0].off]
-    return Diagnosis(right, len(wrong), count, changes, suspected)
+    single = not any(compare(x.expected, x.answer, "float32")[1] for x in wrong)
+    return Diagnosis(right, len(wrong), count, changes, suspected, single and subject.dtype == "float64")
 
 
 def _asked(subject: Subject, contract: Contract, inputs: Inputs, expected: Mapping[str, Exact]) -> Asked | None:
@@ -126,7 +129,7 @@ def _best(changes: Iterable[Change], wrong: list[Asked], contract: Contract, sub
 def _answers(change: Change, contract: Contract, requests: list[Inputs], subject: Subject) -> list[Answer | None]:
     """What the changed specification answers; None where it raises, or hangs, or cannot be loaded."""
     try:
-        with specimen(change.file, change.source) as operations:
+        with specimen(change.file, change.source, models=contract.name in MODELS) as operations:
             return [_called(operations[contract.name], contract, inputs, subject) for inputs in requests]
     except Exception:
         return [None] * len(requests)

@@ -157,6 +157,8 @@ def pipeline(implementation: str, failure: Failure, subject: Subject, seconds: f
 
 def cause(found: Diagnosis, failure: Failure) -> list[str]:
     """Who else gives the same numbers; where that does not explain all, what the cases that fail are there to catch."""
+    if found.single:
+        return ["", "All these numbers are right in single precision: somewhere along the way it is used."]
     lines: list[str] = []
     parts = [part for change in found.changes for part in change.told.splitlines()]
     if found.changes and not found.off:

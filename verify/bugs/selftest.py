@@ -33,6 +33,7 @@ from verify.bugs.museum import BUGS, BUGS_OF_MODELS, CONTROLS, Bug
 from verify.bugs.mutants import Mutant, mutants
 from verify.bugs.specimen import MODEL_SOURCES, SOURCES, defined, specimen, users
 from verify.bugs.trials import Trial, finding, misdescribed, trials, unlike_numpy, with_accepted
+from verify.contract import MODELS
 
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 FROZEN = re.compile(r"vector \d+, float\d\d")  # the name of a vector's own trial
@@ -43,22 +44,22 @@ WHOLE = {"contract.py": misdescribed, "arrays.py": unlike_numpy}  # what is aske
 Item = TypeVar("Item")
 
 
-def catches(file: str, source: str, tried: Iterable[Trial]) -> Generator[Catch, None, None]:
-    """Every trial that a file's changed text does not pass."""
+def catches(file: str, source: str, tried: Iterable[Trial], *, models: bool = False) -> Generator[Catch, None, None]:
+    """Every trial that a file's changed text does not pass; they are all of whole models, or none is."""
     try:
-        with specimen(file, source) as operations:
+        with specimen(file, source, models=models) as operations:
             for trial in tried:
                 if message := finding(operations, trial):
                     yield Catch(trial, message)
-            if file in WHOLE and (message := WHOLE[file](operations)):
+            if file in WHOLE and not models and (message := WHOLE[file](operations)):
                 yield Catch(None, message)
     except Exception as error:
         yield Catch(None, f"{type(error).__name__}: {error}")
 
 
-def caught(file: str, source: str, tried: Iterable[Trial]) -> Catch | None:
+def caught(file: str, source: str, tried: Iterable[Trial], *, models: bool = False) -> Catch | None:
     """The first catch; None if the changed text passes all trials."""
-    with contextlib.closing(catches(file, source, tried)) as found:
+    with contextlib.closing(catches(file, source, tried, models=models)) as found:
         return next(found, None)
 
 
@@ -93,7 +94,8 @@ def exhibits(bugs: Iterable[Bug], seed: int) -> Iterator[Exhibit]:
     """Every bug, or control, on the cases of every operation that it names."""
     for bug in bugs:
         for operation in bug.operations:
-            yield Exhibit(bug, operation, caught(bug.file, bug.apply(), trials_of(operation, seed)))
+            tried, models = trials_of(operation, seed), operation in MODELS
+            yield Exhibit(bug, operation, caught(bug.file, bug.apply(), tried, models=models))
 
 
 def outlived(file: str, seed: int) -> Iterator[Mutant | None]:

@@ -3,7 +3,8 @@
 The sources are read as text and compiled once; a copy executes them again under another name. Only what the changed file
 reaches is executed. `logprobs` takes three predicting positions at a time in a copy, so that small cases have several chunks.
 Names of `arrays` and `contract` that a module does not import are bound in it all the same, so that a changed line may call
-another elementary function without an import of its own. What runs whole models, in gpt_tiny, is copied in the same way.
+another elementary function without an import of its own. What runs whole models, in gpt_tiny, is copied in the same way, and
+where a change is to reach it, with all of the specification.
 """
 
 import ast
@@ -84,10 +85,8 @@ class _Finder(MetaPathFinder, Loader):
         self.codes = codes
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname in self.codes:
-            return spec_from_loader(fullname, self)
         is_package = any(name.startswith(f"{fullname}.") for name in self.codes)
-        return spec_from_loader(fullname, self, is_package=True) if is_package else None
+        return spec_from_loader(fullname, self, is_package=is_package) if is_package or fullname in self.codes else None
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__name__ in self.codes:
@@ -98,18 +97,27 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def _model_codes(file: str, source: str) -> dict[str, CodeType]:
-    texts = {**MODEL_SOURCES, file: source, JUDGED: (HOUSE / JUDGED).read_text("utf-8")}
-    moved = {name: text.replace("from gpt_tiny.", f"from {NAME}.gpt_tiny.") for name, text in texts.items()}
-    return {module_name(name): compile(text, name, "exec", dont_inherit=True) for name, text in moved.items()}
+    """Of what runs whole models; where the change is in the specification they import that of the copy, from one package."""
+    within = file in SOURCES
+    texts = MODEL_SOURCES | {JUDGED: (HOUSE / JUDGED).read_text("utf-8")} | ({} if within else {file: source})
+    moves = {"from gpt_tiny.": f"from {NAME}.gpt_tiny."} | ({"from minipref": f"from {NAME}"} if within else {})
+    for old, new in moves.items():
+        texts = {name: text.replace(old, new) for name, text in texts.items()}
+    found = {module_name(name): compile(text, name, "exec", dont_inherit=True) for name, text in texts.items()}
+    if not within:
+        return found
+    package = "\n".join(f"from {module_name(name)} import *" for name in SOURCES)
+    return codes() | {module_name(file): compiled(file, source), NAME: compile(package, NAME, "exec")} | found
 
 
 @contextmanager
-def specimen(file: str, source: str) -> Iterator[dict[str, Any]]:
-    """The operations, by name, that a change of this file can reach, in a copy where its text is `source`.
+def specimen(file: str, source: str, *, models: bool = False) -> Iterator[dict[str, Any]]:
+    """The operations, by name, that a change of this file can reach, in a copy where its text is `source`: those on arrays, or
+    those on whole models, which are all that a file of gpt_tiny reaches.
 
     Raises whatever the changed text raises when it is compiled or imported.
     """
-    whole = file in MODEL_SOURCES
+    whole = models or file in MODEL_SOURCES
     finder = _Finder(_model_codes(file, source) if whole else {**codes(), module_name(file): compiled(file, source)})
     sys.meta_path.insert(0, finder)
     try:
