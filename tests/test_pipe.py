@@ -140,7 +140,7 @@ def test_a_malformed_answer(line: str) -> None:
 
 SILENCES = [
     ("say('done')", "malformed", "not JSON: Expecting value at character 0; got b'done'"),
-    ("time.sleep(60)", "timeout", "no answer within 0.5 s; got nothing"),
+    ("time.sleep(60)", "timeout", "no answer within 0.5 s (is every line flushed?); got nothing"),
     ("[(os.write(1, b'1'), time.sleep(.01)) for _ in range(999)]", "timeout", "got b'111"),
     ("os._exit(0)", "early-end", "exit code 0 before it answered"),
     ("os.write(1, b'{\"id\"'); os._exit(7)", "early-end", "code 7 before"),

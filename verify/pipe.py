@@ -63,7 +63,7 @@ class _Process:
         while self._unsent or self._newline < 0:
             left = deadline - monotonic()
             if not left > 0:
-                raise _Fault("timeout", f"no answer within {seconds:g} s; {self._so_far()}")
+                raise _Fault("timeout", f"no answer within {seconds:g} s (is every line flushed?); {self._so_far()}")
             if self._closed:
                 raise _Fault("early-end", f"{self._ending()} before it answered; {self._so_far()}")
             self._pump(left)
