@@ -6,10 +6,9 @@ A run draws responses from a transformer and learns from them, as `python -m gpt
 end is known exactly: the gap J(π*) - J(π), over that of the reference. Chance lies in the seeds, over which goes an interval.
 """
 
-from concurrent.futures import ProcessPoolExecutor
+import time
 from dataclasses import replace
 from functools import cache, partial
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,36 +27,39 @@ Rng = np.random.Generator
 BELOW = -1.0  # no gap or distance is below 0, but the interval of a few seeds may reach there
 
 
-class Plan(NamedTuple):
-    """A method with what it is given; `groups` of responses are drawn to each prompt in a step."""
+class Ends(NamedTuple):
+    """What runs that differ in their seeds alone end with."""
 
-    objective: OnPolicy
-    steps: int
-    lr: float
-    groups: int
+    laws: list[Tensor]  # [P, K] each
+    numbers: dict[str, float]  # how long they took
+
+    @property
+    def gap(self) -> Reading:
+        return Reading.mean([world().gap(logps) for logps in self.laws])
+
+    def distance(self, other: Tensor) -> Reading:
+        return Reading.mean([total_variation(logps, other) for logps in self.laws])
 
 
-def run(plan: Plan, seed: int) -> Tensor:
-    """The law [P, K] that a run ends with."""
+def ends(rng: Rng, asked: OnPolicy, steps: int = 1500, groups: int = 1, seeds: int = 4) -> Ends:
+    """The ends of several seeds, with so many groups to each prompt in a step, each on one core.
+
+    At a quarter of this rate one run of six leaves a branch of some prompt in its first steps and does not win it back.
+    """
     torch.set_num_threads(1)
-    course = Optimization(plan.lr, warmup=0.1, schedule="cosine", clip=10.0)
-    single = torch.float32  # chance is larger than rounding
-    trainer = sampling(world(), plan.objective, plan.steps, course, seed, single, plan.groups)
-    for _ in range(plan.steps):
-        trainer.step()
-    return law(trainer.model.double())
-
-
-def ends(rng: Rng, asked: OnPolicy, steps: int = 2000, groups: int = 1, seeds: int = 4) -> list[Tensor]:
-    """Those of several seeds, two at a time."""
-    plan = Plan(asked, steps, 1e-3, groups)
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        return list(pool.map(partial(run, plan), rng.integers(2**31, size=seeds).tolist()))
+    course, began = Optimization(4e-3, warmup=0.1, schedule="cosine", clip=10.0), time.process_time()
+    single, laws = torch.float32, []  # chance is larger than rounding
+    for seed in rng.integers(2**31, size=seeds).tolist():
+        trainer = sampling(world(), asked, steps, course, seed, single, groups)
+        for _ in range(steps):
+            trainer.step()
+        laws.append(law(trainer.model.double()))
+    return Ends(laws, {"seconds of one core, each": (time.process_time() - began) / seeds})
 
 
 def made(method: str, **more: Any) -> OnPolicy:
-    """A method in the world, all 64 responses to a prompt being one group."""
-    return objective(method, world(), **{"group_size": 64, **more})
+    """A method in the world, all 128 responses to a prompt being one group."""
+    return objective(method, world(), **{"group_size": 128, **more})
 
 
 @cache
@@ -66,21 +68,14 @@ def resting(method: str) -> Tensor:
     return of_responses(rest(objective(method, world(), kl="loss"), world(), rate=12.0))
 
 
-def gaps(laws: list[Tensor]) -> Reading:
-    return Reading.mean([world().gap(logps) for logps in laws])
-
-
-def distances(laws: list[Tensor], other: Tensor) -> Reading:
-    return Reading.mean([total_variation(logps, other) for logps in laws])
-
-
 @claim("rloo", (BELOW, 0.01), "gap in J(π), of that of the reference, mean over four seeds")
 def rloo(rng: Rng) -> Measured:
     """RLOO, its KL in the reward, comes to π*: what is missing in J(π) is at most 1 % of what was.
     False: So does GRPO in groups of two, its KL in the loss: what is missing where its expected gradient is 0.
     Source: arXiv:2402.14740v2 section 2.3
     """
-    return Measured(gaps(ends(rng, made("rloo"))), Reading(world().gap(resting("grpo"))))
+    found = ends(rng, made("rloo"))
+    return Measured(found.gap, Reading(world().gap(resting("grpo"))), found.numbers)
 
 
 @claim("dr-grpo", (BELOW, 0.01), "gap in J(π), of that of the reference, mean over four seeds")
@@ -89,7 +84,8 @@ def dr_grpo(rng: Rng) -> Measured:
     False: So does DAPO in groups of two, a KL in its loss: what is missing where its expected gradient is 0.
     Source: arXiv:2503.20783v2 section 3.2
     """
-    return Measured(gaps(ends(rng, made("dr-grpo", kl="reward"))), Reading(world().gap(resting("dapo"))))
+    found = ends(rng, made("dr-grpo", kl="reward"))
+    return Measured(found.gap, Reading(world().gap(resting("dapo"))), found.numbers)
 
 
 @claim("ppo", (BELOW, 0.05), "gap in J(π), of that of the reference, mean over four seeds")
@@ -100,7 +96,8 @@ def ppo(rng: Rng) -> Measured:
     """
     asked = made("ppo", iterations=2)
     greedy = replace(asked, hyperparameters={**asked.hyperparameters, "beta": 0.0})
-    return Measured(gaps(ends(rng, asked, 1200)), gaps(ends(rng, greedy, 300)))
+    found = ends(rng, asked, 1200)
+    return Measured(found.gap, ends(rng, greedy, 300).gap, found.numbers)
 
 
 @claim("grpo", (BELOW, 0.1), "total variation to where the expected gradient is 0, of the worst prompt, mean over four seeds")
@@ -109,8 +106,8 @@ def grpo(rng: Rng) -> Measured:
     False: It comes to rest at π*.
     Source: arXiv:2402.03300v3 eq. 3-4
     """
-    laws = ends(rng, objective("grpo", world(), kl="loss"), 2000, groups=32)
-    return Measured(distances(laws, resting("grpo")), distances(laws, world().optimum))
+    found = ends(rng, objective("grpo", world(), kl="loss"), groups=64)
+    return Measured(found.distance(resting("grpo")), found.distance(world().optimum), found.numbers)
 
 
 @claim("dapo", (BELOW, 0.1), "total variation to where the expected gradient is 0, of the worst prompt, mean over four seeds")
@@ -119,8 +116,8 @@ def dapo(rng: Rng) -> Measured:
     False: It comes to rest at π*.
     Source: arXiv:2503.14476v2 eq. 8
     """
-    laws = ends(rng, objective("dapo", world(), kl="loss", tries=1), 2000, groups=32)
-    return Measured(distances(laws, resting("dapo")), distances(laws, world().optimum))
+    found = ends(rng, objective("dapo", world(), kl="loss", tries=1), groups=64)
+    return Measured(found.distance(resting("dapo")), found.distance(world().optimum), found.numbers)
 
 
 @claim("online-dpo", (BELOW, 0.1), "gap in J(π), of that of the reference, mean over four seeds")
@@ -129,8 +126,8 @@ def online_dpo(rng: Rng) -> Measured:
     False: So it does where the higher reward is always the chosen one.
     Source: arXiv:2402.04792v2 section 3
     """
-    drawn, best = (gaps(ends(rng, made("online-dpo", labels=labels))) for labels in ("sampled", "best"))
-    return Measured(drawn, best)
+    drawn, best = (ends(rng, made("online-dpo", labels=labels)) for labels in ("sampled", "best"))
+    return Measured(drawn.gap, best.gap, drawn.numbers)
 
 
 @claim("rso", (0.5, 10), "E[R] gained over the reference, of what π* gains, mean over eight seeds")
@@ -139,12 +136,12 @@ def rso(rng: Rng) -> Measured:
     False: And at least half of J, which is that reward less β KL.
     Source: arXiv:2309.06657v2 eq. 10, 14
     """
-    here, laws = world(), ends(rng, made("rso", group_size=16), 1000, groups=10, seeds=8)
+    here, found = world(), ends(rng, made("rso", group_size=16), 1000, groups=10, seeds=8)
     start, best, *reached = (
-        float((of.exp() * here.rewards).sum(1).mean()) for of in (here.reference_logps, here.optimum, *laws)
+        float((of.exp() * here.rewards).sum(1).mean()) for of in (here.reference_logps, here.optimum, *found.laws)
     )
     gained = Reading.mean([(reward - start) / (best - start) for reward in reached])
-    return Measured(gained, Reading.mean([1 - here.gap(of) for of in laws]))
+    return Measured(gained, Reading.mean([1 - here.gap(of) for of in found.laws]), found.numbers)
 
 
 @claim("online-dpo-exact", (0, 0.01), "total variation to π*, of the worst prompt")
