@@ -1,7 +1,7 @@
 # Every target works from a fresh clone: it makes what it needs in .venv, once, and starts at once from then on.
 
 PYTHON ?= python3
-PEERS = trl torchtune liger openrlhf verl torchrl
+PEERS = trl torchtune liger openrlhf verl torchrl llamafactory ludwig areal swift
 
 .DEFAULT_GOAL := help
 .PHONY: help verify quick test lint selftest toy demo sampled bench documents page-test vectors-check peers $(PEERS:%=verify-%) ports has-node clean
@@ -79,5 +79,5 @@ clean: ## remove everything that make and the tools made
 	@echo "installing $< into $(@D): minutes, once"
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	@sed -n 's/^# alone: //p' $< | xargs -r $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+	@sed -n 's/^# alone: //p' $< | xargs -r $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python
 	@touch $@

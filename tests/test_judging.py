@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from verify import deviations
 from verify.__main__ import main
 from verify.contract import CONTRACTS
+from verify.subject import Failure
 
 PORT = Path(__file__).with_name("port")
 TEXTBOOK, PROGRAM = ((PORT / name).read_text() for name in ("textbook.py", "program.py"))
@@ -273,6 +275,37 @@ def test_what_a_list_does_not_name_still_fails(judge: Judge, write: Write) -> No
     assert judge(path, "--claims", "cdpo.vectors", "--deviations", listed)[0] == 1
 
 
+WHERE_IMPOSSIBLE = """
+import numpy as np, textbook
+def dpo(**x):
+    found = textbook.dpo(**x)
+    return {n: y * np.nan for n, y in found.items()} if any(np.isneginf(y).any() for y in x.values()) else found
+"""
+
+
+def test_a_deviation_of_one_regime_excuses_no_other(judge: Judge, write: Write) -> None:
+    listed = write(DEVIATION.format("dpo.vectors", "*") + 'regimes = ["minus infinity"]\n', "listed.toml")
+    asked = "--claims", "dpo.vectors", "--deviations", listed
+    code, printed = judge(write(WHERE_IMPOSSIBLE), *asked)
+    assert code == 0 and "deviations {dpo}" in printed, printed
+    assert judge(write(WHERE_IMPOSSIBLE.replace("any(np.isneginf", "any(np.isfinite")), *asked)[0] == 1
+
+
+def test_a_star_in_a_message_stands_for_anything_and_a_bracket_for_itself() -> None:
+    listed = deviations.Deviation("preference_step.*", "*: grads[h.0", "")
+    found = [
+        Failure(message, "preference_step", {}) for message in ("orpo: grads[h.0.x] off", "orpo: loss off", "grads[h.0] off")
+    ]
+    assert [listed.covers(failure) for failure in found] == [True, False, False]
+
+
+def test_what_went_wrong_says_in_which_regimes(judge: Judge, write: Write, tmp_path: Path) -> None:
+    judge(write(WHERE_IMPOSSIBLE), "--claims", "dpo.vectors", "--json", tmp_path / "report.json")
+    [claim] = json.loads((tmp_path / "report.json").read_text())["judgements"][0]["claims"]
+    assert {tuple(failure["regimes"]) for failure in claim["failures"]} == {("minus infinity",)}
+    assert claim["worst_error_over_bound"] == "inf" and 0 <= claim["of_ordinary_cases"] < 1
+
+
 def test_a_deviation_that_no_longer_occurs_fails(judge: Judge, write: Write) -> None:
     listed = write(DEVIATION.format("cdpo.*", "chosen_rewards"), "listed.toml")
     code, printed = judge(PORT / "textbook.py", "--operations", "cdpo", "--deviations", listed)
@@ -289,6 +322,8 @@ def test_a_deviation_that_no_longer_occurs_fails(judge: Judge, write: Write) -> 
         ("[[deviations]]", "must hold [[deviation]] tables and nothing else"),
         (DEVIATION.format("dpo.*", "x") + DEVIATION.format("ipo.*", ""), "deviation 2 must have exactly"),
         (DEVIATION.format("dpo.*", "x") + "more = 1", "deviation 1 must have exactly"),
+        (DEVIATION.format("dpo.*", "x") + 'regimes = ["ties"]', "deviation 1: regimes must be some of ordinary, step 0, "),
+        (DEVIATION.format("dpo.*", "x") + 'regimes = "ordinary"', "deviation 1: regimes must be some of ordinary, step 0, "),
         (DEVIATION.format("*", "losses"), "claim must begin with an operation of the contract, got *"),
     ],
 )

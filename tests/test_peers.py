@@ -25,7 +25,7 @@ DOCUMENT = (HERE / "PEERS.md").read_text("utf-8")
 FINDS = sorted((HERE / "findings").glob("*.py"))
 NUMBERS_HOLD = ("holds", "numbers hold")
 PEERS = [name for name, (module, _) in PLACES.items() if module.startswith("verify.peers.")]
-PACKAGES = {"liger": "liger-kernel"}  # where they are called otherwise
+PACKAGES = {"liger": "liger-kernel", "swift": "ms-swift"}  # where they are called otherwise
 
 
 def deviations(peer: str, operation: str) -> list[Deviation]:
@@ -68,6 +68,8 @@ def test_the_table_says_what_the_deviations_say(peer: str) -> None:
 def test_every_reason_has_its_kind_and_its_place(peer: str) -> None:
     for entry in read(HERE / f"{peer}.toml"):
         assert re.match(rf"({'|'.join(table.KINDS)}): \S", entry.reason), entry
+        shown = re.findall(r"findings/(\w+)\.py", entry.reason)
+        assert {*shown} <= {path.stem for path in FINDS} and (shown or not entry.reason.startswith("bug:")), entry
 
 
 @pytest.mark.parametrize("peer", PEERS)

@@ -5,8 +5,11 @@ Verdicts: HOLDS, FAILS, SKIPPED (with its reason, such as an operation that is n
 file says that it does, and why).
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 from verify.contract import Contract
 from verify.subject import Failure, Result, Subject
@@ -34,21 +37,26 @@ class Run(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What a measurement found. `worst` is the largest error over its bound; 0 where only equality is asked."""
+    """What a measurement found. `worst` is the largest error over its bound, 0 where only equality is asked; `ordinary` is that
+    of ordinary cases alone, NaN where none is known to be one.
+    """
 
     cases: int
     worst: float
     failures: tuple[Failure, ...] = ()
+    ordinary: float = math.nan
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> "Evidence":
-        """Of many cases, keeping the first failure of each message: the rest would say the same."""
-        cases, worst, failures = 0, 0.0, dict[str, Failure]()
+        """Of many cases, keeping the first failure of each message, with all regimes: the rest would say the same."""
+        cases, worst, failures, ordinary = 0, 0.0, dict[str, Failure](), math.nan
         for result in results:
             cases, worst = cases + 1, max(worst, result.worst)
+            ordinary = np.fmax(ordinary, result.worst) if result.regime == "ordinary" else ordinary
             for failure in result.failures:
-                failures.setdefault(failure.message, failure)
-        return cls(cases, worst, tuple(failures.values()))
+                first = failures.setdefault(failure.message, failure)
+                failures[failure.message] = first._replace(regimes=tuple(dict.fromkeys(first.regimes + failure.regimes)))
+        return cls(cases, worst, tuple(failures.values()), float(ordinary))
 
 
 class Claim(NamedTuple):

@@ -2,21 +2,25 @@
 
     [[deviation]]
     claim = "cdpo.*"                 # a claim id, or a glob
-    message = "losses"               # how the failure's message begins
+    message = "losses"               # how the failure's message begins; * stands for anything
     reason = "label_smoothing is ignored by loss type sigmoid"
+    regimes = ["minus infinity"]     # left out: wherever it occurs; else in no frozen or fresh case of another regime
 
 A claim whose every failure is listed DEVIATES instead of FAILS. An entry that no longer occurs, among claims that were
 measured, fails the run: a list never goes stale silently.
 """
 
 import fnmatch
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from verify.cases import regimes
 from verify.claims import DEVIATES, FAILS, SKIPPED, Outcome
 from verify.contract import ALL
+from verify.subject import Failure
 
 
 class Deviation(NamedTuple):
@@ -25,6 +29,12 @@ class Deviation(NamedTuple):
     claim: str
     message: str
     reason: str
+    regimes: tuple[str, ...] | None = None
+
+    def covers(self, failure: Failure) -> bool:
+        """Whether a failure of its claims is the one that it lists."""
+        known = self.regimes is None or set(failure.regimes) <= set(self.regimes)
+        return known and bool(re.match(".*".join(map(re.escape, self.message.split("*"))), failure.message))
 
 
 def read(path: Path) -> tuple[Deviation, ...]:
@@ -38,15 +48,18 @@ def read(path: Path) -> tuple[Deviation, ...]:
         raise ValueError(f"{path}: must hold [[deviation]] tables and nothing else, got {document or entries}")
     for number, entry in enumerate(entries, 1):
         _check(entry, f"{path}: deviation {number}")
-    return tuple(Deviation(**entry) for entry in entries)
+    return tuple(Deviation(**entry | ({"regimes": (*entry["regimes"],)} if "regimes" in entry else {})) for entry in entries)
 
 
 def _check(entry: Any, where: str) -> None:
-    named = isinstance(entry, dict) and set(entry) == set(Deviation._fields)
-    if not named or not all(isinstance(value, str) and value.strip() for value in entry.values()):
-        raise ValueError(f"{where} must have exactly claim, message and reason, none empty; got {entry}")
-    if entry["claim"].partition(".")[0] not in ALL:
+    texts = {name: entry[name] for name in entry if name != "regimes"} if isinstance(entry, dict) else {}
+    if set(texts) != {"claim", "message", "reason"} or not all(isinstance(x, str) and x.strip() for x in texts.values()):
+        raise ValueError(f"{where} must have exactly claim, message and reason, none empty, and perhaps regimes; got {entry}")
+    if (operation := entry["claim"].partition(".")[0]) not in ALL:
         raise ValueError(f"{where}: claim must begin with an operation of the contract, got {entry['claim']}")
+    listed = entry.get("regimes", [])
+    if not isinstance(listed, list) or not all(name in regimes(operation) for name in listed):
+        raise ValueError(f"{where}: regimes must be some of {', '.join(regimes(operation))}, got {listed!r}")
 
 
 def accept(outcomes: Iterable[Outcome], listed: tuple[Deviation, ...]) -> tuple[list[Outcome], tuple[Deviation, ...]]:
@@ -62,7 +75,7 @@ def _accepted(outcome: Outcome, listed: tuple[Deviation, ...], used: set[Deviati
     if outcome.verdict != FAILS:
         return outcome
     here = [d for d in listed if fnmatch.fnmatchcase(outcome.claim.id, d.claim)]
-    found = [[d for d in here if failure.message.startswith(d.message)] for failure in outcome.evidence.failures]
+    found = [[d for d in here if d.covers(failure)] for failure in outcome.evidence.failures]
     used.update(d for matches in found for d in matches)
     if not all(found):
         return outcome

@@ -191,14 +191,14 @@ def _judgement_entry(judgement: Judgement) -> dict[str, Any]:
         "conforms": bool(judgement.ran and not judgement.failed),
         "verdict": judgement.verdict(),
         "missing_outputs": {name: sorted(outputs) for name, outputs in judgement.missing.items() if outputs},
-        "stale_deviations": [d._asdict() for d in judgement.stale],
+        "stale_deviations": [d._asdict() | {"regimes": [*(d.regimes or ())]} for d in judgement.stale],
         "ending": f"{judgement.ending.kind}: {judgement.ending.message}" if judgement.ending else "",
         "claims": [_outcome_entry(outcome) for outcome in judgement.outcomes],
     }
 
 
 def _outcome_entry(outcome: Outcome) -> dict[str, Any]:
-    worst = outcome.evidence.worst
+    evidence = outcome.evidence
     return {
         "id": outcome.claim.id,
         "operation": outcome.claim.contract.name,
@@ -206,10 +206,12 @@ def _outcome_entry(outcome: Outcome) -> dict[str, Any]:
         "statement": outcome.claim.statement,
         "verdict": outcome.verdict,
         "reason": outcome.reason,
-        "cases": outcome.evidence.cases,
-        "worst_error_over_bound": worst if math.isfinite(worst) else str(worst),
+        "cases": evidence.cases,
+        "worst_error_over_bound": statements.number(evidence.worst),
+        "of_ordinary_cases": None if math.isnan(evidence.ordinary) else statements.number(evidence.ordinary),
         "seconds": round(outcome.seconds, 3),
         "failures": [
-            {"message": f.message, "details": list(f.details), "call": call_text(f)} for f in outcome.evidence.failures
+            {"message": f.message, "details": [*f.details], "regimes": [*f.regimes], "call": call_text(f)}
+            for f in evidence.failures
         ],
     }

@@ -20,9 +20,10 @@ from verify.subject import Subject, Undeclared
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = {"numpy": "verify.own.with_numpy", "torch": "verify.own.with_torch", "torch:cuda": "verify.own.with_torch"}
+OTHERS = ("torchtune", "liger", "openrlhf", "verl", "torchrl", "llamafactory", "ludwig", "areal", "swift")
 PEERS = {  # modules, and the environments that they need
     "trl": ("verify.peers.trl", ".venv-trl"),
-    **{name: (f"verify.peers.{name}", ".venv-peers") for name in ("torchtune", "liger", "openrlhf", "verl", "torchrl")},
+    **{name: (f"verify.peers.{name}", ".venv-peers") for name in OTHERS},
     "jax": ("verify.ports.jax.testee", ".venv-jax"),
 }
 

@@ -136,18 +136,20 @@ def entry(ruling: Ruling) -> dict[str, Any]:
         "kind": ruling.kind,
         "statement": statement.statement,
         "verdict": ruling.verdict,
-        "measured": {"what": statement.measured, **_reading(true), "allowed": list(map(_number, statement.allowed))},
+        "measured": {"what": statement.measured, **_reading(true), "allowed": list(map(number, statement.allowed))},
         "false_variant": {"statement": statement.false, **_reading(false)},
         "shown": statement.shown.format(**numbers),
+        "apart": {} if statement.shown else {name: number(value) for name, value in numbers.items()},
     }
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
     numbers = {"value": reading.value, "standard_error": reading.error, "detects_beyond": reading.detectable}
-    return {name: _number(value) for name, value in numbers.items()}
+    return {name: number(value) for name, value in numbers.items()}
 
 
-def _number(value: float) -> float | str:
+def number(value: float) -> float | str:
+    """As JSON has it, which knows no infinities and no NaN."""
     return value if math.isfinite(value) else str(value)
 
 

@@ -1,6 +1,6 @@
 """An implementation under judgement: asks it one operation at a time and reads what comes back against the contract."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,12 +19,21 @@ Inputs = dict[str, Any]
 
 
 class Failure(NamedTuple):
-    """What went wrong in one case. The message is stable enough to be listed as a known deviation; details hold the numbers."""
+    """What went wrong in one case. The message is stable enough to be listed as a known deviation; details hold the numbers.
+
+    `regimes` are those of all cases with this message; none where the claim does not draw its cases by regime.
+    """
 
     message: str
     operation: str
     inputs: Inputs
     details: tuple[str, ...] = ()
+    regimes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, message: str, contract: Contract, inputs: Inputs, details: Iterable[str] = ()) -> "Failure":
+        """With the method in front, where the operation has several."""
+        return cls(f"{inputs['method']}: {message}" if "method" in inputs else message, contract.name, inputs, tuple(details))
 
 
 class Result(NamedTuple):
@@ -32,6 +41,11 @@ class Result(NamedTuple):
 
     worst: float
     failures: tuple[Failure, ...] = ()
+    regime: str = ""
+
+    def at(self, regime: str) -> "Result":
+        """The same, of a case of this regime."""
+        return Result(self.worst, tuple(failure._replace(regimes=(regime,)) for failure in self.failures), regime)
 
 
 class NoAnswer(Exception):
@@ -77,7 +91,7 @@ class Subject:
         if isinstance(answer, Refusal):
             if answer.undeclared:
                 self.undeclare(contract)
-            raise NoAnswer(Failure("refused a legal case", contract.name, inputs, (answer.message,)))
+            raise NoAnswer(Failure.of("refused a legal case", contract, inputs, [answer.message]))
         if isinstance(answer, Misbehaviour):
             raise NoAnswer(Failure(answer.kind, contract.name, inputs, (answer.message,)))
         shapes = contract.shapes(inputs)
@@ -102,7 +116,7 @@ class Subject:
                 return compared(output, self._tensors(inputs[str(output.with_respect_to)], raw, dtype), inputs)
             return compared(output, decode_output(raw, contract.shapes(inputs)[output.name], output.kind, dtype), inputs)
         except ValueError as error:
-            raise NoAnswer(Failure(f"{output.name} malformed", contract.name, inputs, (str(error),))) from None
+            raise NoAnswer(Failure.of(f"{output.name} malformed", contract, inputs, [str(error)])) from None
 
     def _tensors(self, due: Weights, raw: Any, dtype: str) -> dict[str, np.ndarray]:
         """One for every weight, inline or from a file. ValueError for what is missing, or of another shape or dtype."""
@@ -120,7 +134,7 @@ class Subject:
     def _check_presence(self, contract: Contract, inputs: Inputs, due: set[str], present: set[str]) -> None:
         absent = due - present
         if absent & value_outputs(contract):
-            raise NoAnswer(Failure("nothing to judge", contract.name, inputs, (f"missing: {', '.join(sorted(absent))}",)))
+            raise NoAnswer(Failure.of("nothing to judge", contract, inputs, [f"missing: {', '.join(sorted(absent))}"]))
         missing, given = (known.setdefault(contract.name, set()) for known in (self.missing, self.given))
         if absent & given or present & missing:
             raise NoAnswer(Failure("outputs come and go", contract.name, inputs, (f"here missing: {sorted(absent)}",)))
@@ -145,7 +159,6 @@ class Subject:
 
 
 def _missed(misses: list[Miss], contract: Contract, inputs: Inputs) -> Iterator[Failure]:
-    of = f" in {inputs['method']}" if "method" in inputs else ""
     for output in dict.fromkeys(miss.output for miss in misses):
         details = [str(miss) for miss in misses if miss.output == output]
-        yield Failure(f"{output} off{of}", contract.name, inputs, tuple(details[:4]))
+        yield Failure.of(f"{output} off", contract, inputs, details[:4])

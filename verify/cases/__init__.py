@@ -14,7 +14,7 @@ import math
 from verify.cases import illegal, illegal_models, models, sampling
 from verify.cases.illegal import Invalid
 from verify.cases.laws import allows_removal, ignores_masked, keeps_rows, parts, permuted, polluted, removed
-from verify.cases.sampling import Case, draw, regimes
+from verify.cases.sampling import Case, draw
 from verify.cases.search import strategy
 from verify.contract import MODELS
 
@@ -40,6 +40,11 @@ __all__ = [
 def fresh(operation: str, dtype: str, seed: int, count: int) -> list[Case]:
     """Cases regime after regime, from a generator of the seed and the operation's name alone."""
     return (models if operation in MODELS else sampling).fresh(operation, dtype, seed, count)
+
+
+def regimes(operation: str) -> tuple[str, ...]:
+    """The names of its regimes."""
+    return tuple((models.REGIMES if operation in MODELS else sampling.REGIMES)[operation])
 
 
 def invalid(operation: str, dtype: str) -> list[Invalid]:

@@ -23,10 +23,6 @@ class Case(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-def regimes(operation: str) -> tuple[str, ...]:
-    return REGIMES[operation]
-
-
 def draw(operation: str, regime: str, rng: np.random.Generator, dtype: str) -> Case:
     """A legal case whose answer exists and hangs on no near tie. The same generator state gives the same case.
 

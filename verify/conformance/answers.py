@@ -42,13 +42,13 @@ def claims(contract: Contract) -> Iterator[Claim]:
 
 def by_vectors(run: Run, contract: Contract) -> Evidence:
     due = [vector for vector in vectors.load(contract.name) if run.subject.dtype in vector.dtypes]
-    return Evidence.of(run.subject.judge(contract, vector.case.inputs, vector.expected) for vector in due)
+    return Evidence.of(run.subject.judge(contract, v.case.inputs, v.expected).at(v.case.regime) for v in due)
 
 
 def by_fresh_cases(run: Run, contract: Contract) -> Evidence:
     count = cases.affordable(contract.name, run.effort.fresh)
     drawn = cases.fresh(contract.name, run.subject.dtype, run.seed, count)
-    return Evidence.of(run.subject.judge(contract, case.inputs) for case in drawn)
+    return Evidence.of(run.subject.judge(contract, case.inputs).at(case.regime) for case in drawn)
 
 
 def by_search(run: Run, contract: Contract) -> Evidence:

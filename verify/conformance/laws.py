@@ -96,7 +96,8 @@ def layouts(run: Run, contract: Contract) -> Evidence:
 
 def float32(run: Run, contract: Contract) -> Evidence:
     due = [vector for vector in vectors.load(contract.name) if "float32" in vector.dtypes]
-    return Evidence.of(in_single(run.subject.judge(contract, v.case.inputs, v.expected, dtype="float32")) for v in due)
+    asked = ((run.subject.judge(contract, v.case.inputs, v.expected, dtype="float32"), v.case.regime) for v in due)
+    return Evidence.of(in_single(result).at(regime) for result, regime in asked)
 
 
 def in_single(result: Result) -> Result:

@@ -55,7 +55,7 @@ def _measured(measure: Measure, run: Run, contract: Contract, inputs: Inputs) ->
 def _held(contract: Contract, inputs: Inputs, expected: Expected, answer: dict[str, np.ndarray], dtype: str) -> Result:
     """What was made of several answers, against what is expected of it."""
     worst, misses = compare(expected, answer, dtype)
-    failure = Failure("not true", contract.name, inputs, tuple(map(str, misses[:4])))
+    failure = Failure.of("not true", contract, inputs, map(str, misses[:4]))
     return Result(worst, (failure,) if misses else ())
 
 
@@ -123,7 +123,7 @@ def slopes_of_losses(run: Run, contract: Contract, inputs: Inputs, expected: Exp
     allowed += sum(float(bound(expected[part].scale.item(), 1, dtype)) * v.size**0.5 for part, v in along.items())
     worst = abs(slope - quotients[1]) / allowed
     detail = f"along a direction its slope is {slope!r}, its losses say {quotients[1]!r} +- {allowed!r}"
-    failure = Failure("grads are not the slopes of loss", contract.name, inputs, (detail,))
+    failure = Failure.of("grads are not the slopes of loss", contract, inputs, [detail])
     yield Result(worst, ()) if worst <= 1 else Result(np.inf, (failure,))
 
 

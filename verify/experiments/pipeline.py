@@ -22,9 +22,11 @@ from gpt_tiny.methods import METHODS, Objective
 from gpt_tiny.model import GPT
 from gpt_tiny.packed import Group, pack
 from gpt_tiny.reference import cached, computed, scored
+from gpt_tiny.rollouts import layout, quiet
 from gpt_tiny.sampling import sample
 from gpt_tiny.tokenizer import Tokenizer
 from gpt_tiny.trainer import Optimization, Trainer
+from gpt_tiny.value_model import ValueModel
 from minipref import kl_shaped_rewards, sequence_logps
 from minipref.autograd import token_logps
 from toy.experiment import Measured, Reading
@@ -310,3 +312,30 @@ def score(rng: Rng) -> Measured:
         "token-level-kl-no-op": placed(last, at_the_last),
     }
     return broken(gap(np.asarray(kl_shaped_rewards(scores, logps, reference, mask, beta))), bugs)
+
+
+@claim("reward-place", (0, 1e-12), "largest difference of two rewards, in units of reward")
+def reward_place(rng: Rng) -> Measured:
+    """A reward model is read at the last token of prompt and response, whoever stands beside it, also where the id that pads is
+    that of a token in the prompt.
+    False: So it is one place later, or in front of the first token with that id, or at the end of the longest row.
+    Source: EleutherAI/gpt-neox#1285; huggingface/transformers#35352; huggingface/trl#2778
+    """
+    scorer = ValueModel(CONFIG).double()
+    scorer.load_weights({**weights(rng), "score.weight": rng.standard_normal((1, CONFIG.width))})
+    groups: list[Group] = [([5, 0, 3], [[2, 4], [6]]), ([7, 0], [[3, 3, 1, 2]]), ([0, 1, 4, 2], [[5]])]
+    rows = layout(groups)
+    with quiet(scorer):
+        scores = scorer.score(scorer.hidden(rows.tokens, rows.attention_mask))[:, :, 0].numpy()
+        found = scorer.rewards(groups).numpy()
+        texts = [torch.tensor([[*prompt, *ids]]) for prompt, responses in groups for ids in responses]
+        bare = [scorer.score(scorer.hidden(text, torch.ones_like(text, dtype=torch.bool)))[0, -1, 0] for text in texts]
+    due = torch.stack(bare).numpy()
+
+    def gap(places: np.ndarray) -> float:
+        return float(np.max(abs(scores[range(len(due)), places] - due)))
+
+    last, first_pad = rows.attention_mask.sum(dim=1).numpy() - 1, (rows.tokens == 0).int().argmax(dim=1).numpy()
+    width = rows.tokens.shape[1]
+    places = np.minimum(last + 1, width - 1), first_pad - 1, np.full(len(last), width - 1)
+    return broken(float(np.max(abs(found - due))), {"score-at-wrong-position": min(map(gap, places))})

@@ -18,7 +18,7 @@ from verify.deviations import Deviation, read
 
 HERE = Path(__file__).parent
 KINDS = {"bug": "**bug**", "edge": "edge", "convention": "deviates"}  # of a reason, gravest first, and the verdict
-HEADER = ("operation", "function", "verdict", "worst error / bound", "why")
+HEADER = ("operation", "function", "verdict", "worst error / bound", "of ordinary cases", "why")
 
 
 class Row(NamedTuple):
@@ -28,6 +28,7 @@ class Row(NamedTuple):
     source: str
     verdict: str
     worst: str
+    ordinary: str
     why: str
 
 
@@ -63,7 +64,9 @@ def rows(peer: str, report: dict[str, Any]) -> list[Row]:
 def _row(operation: str, source: str, claims: list[dict[str, Any]], listed: tuple[Deviation, ...]) -> Row:
     here = [d for d in listed if d.claim.partition(".")[0] == operation]
     worst = max(float(claim["worst_error_over_bound"]) for claim in claims)
-    return Row(operation, source, verdict(here), f"{worst:.2g}", "<br>".join(dict.fromkeys(d.reason for d in here)))
+    ordinary = max(float(x) for claim in claims if (x := claim["of_ordinary_cases"]) is not None)
+    why = "<br>".join(dict.fromkeys(d.reason for d in here))
+    return Row(operation, source, verdict(here), f"{worst:.2g}", f"{ordinary:.2g}", why)
 
 
 def document(reports: dict[str, dict[str, Any]], date: datetime.date) -> str:
@@ -72,7 +75,9 @@ def document(reports: dict[str, dict[str, Any]], date: datetime.date) -> str:
     marks = {peer: {row.operation: row.verdict for row in table} for peer, table in tables.items()}
     given = [name for name in ALL if any(name in found for found in marks.values())]
     overview = [(name, *(found.get(name, "") for found in marks.values())) for name in given]
-    parts = [INTRODUCTION.format(date=date), _table(("operation", *reports), overview)]
+    judged = [report["judgements"][0]["implementation"] for report in reports.values()]
+    names = [f"{made['name']} {made['version']}" for made in judged]
+    parts = [INTRODUCTION.format(date=date), _table(("operation", *names), overview)]
     for peer, table in tables.items():
         (judgement,) = reports[peer]["judgements"]
         made, seed = judgement["implementation"], judgement["seed"]
@@ -105,8 +110,10 @@ averaging, an adapter makes the identity, and says so.
 *holds*: every claim, the refusal of bad input among them. *numbers hold*: every value and gradient of legal input is right,
 but invalid input is not refused. *deviates*: another convention, such as float32 for any input. *edge*: wrong at an
 extreme, such as a log-probability of -inf, or by the rounding of rewards that are all equal; it may deviate too. **bug**:
-wrong where it is used. The tables below say what deviates, and why; a failure of a kind that is not listed would have failed
-the run. An empty cell: the library has no such function."""
+wrong where it is used. The tables below say what deviates, and why; a failure of a kind that is not listed, or where a
+listed one is known from extreme cases alone, in an ordinary case, would have failed the run. Errors are in units of the bound
+that the contract sets, over all cases and over ordinary ones; inf is also an answer of NaN, or none. An empty cell: the library
+has no such function."""
 
 FINDS = """Bugs that were met on the way, and what is known of each upstream: a script that needs the library as pip installs
 it, prints what is due and what comes, and exits with 1 while the bug is there."""
