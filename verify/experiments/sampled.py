@@ -120,14 +120,15 @@ def dapo(rng: Rng) -> Measured:
     return Measured(found.distance(resting("dapo")), found.distance(world().optimum), found.numbers)
 
 
-@claim("online-dpo", (BELOW, 0.1), "gap in J(π), of that of the reference, mean over four seeds")
+@claim("online-dpo", (BELOW, 0.1), "gap in J(π), of that of the reference, mean over six seeds")
 def online_dpo(rng: Rng) -> Measured:
     """Online DPO, its labels drawn with σ(R - R'), comes within 10 % of π*.
-    False: So it does where the higher reward is always the chosen one.
+    False: So it does where the higher reward is always the chosen one: the least gap of four seeds.
     Source: arXiv:2402.04792v2 section 3
     """
-    drawn, best = (ends(rng, made("online-dpo", labels=labels)) for labels in ("sampled", "best"))
-    return Measured(drawn.gap, best.gap, drawn.numbers)
+    drawn = ends(rng, made("online-dpo", labels="sampled"), seeds=6)
+    best = ends(rng, made("online-dpo", labels="best"), 500)
+    return Measured(drawn.gap, Reading(min(map(world().gap, best.laws))), drawn.numbers)
 
 
 @claim("rso", (0.5, 10), "E[R] gained over the reference, of what π* gains, mean over eight seeds")
