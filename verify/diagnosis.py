@@ -81,8 +81,13 @@ def diagnose(subject: Subject, failure: Failure, *, legal: bool) -> Diagnosis:
         count, changes = max((count, changes), _best(_of_lines(contract), wrong, contract, subject), key=lambda best: best[0])
     count, changes = (count, changes) if count > len(wrong) / 4 else (0, [])  # a coincidence
     right = [name for name in wrong[0].answer if name not in wrong[0].off]
-    single = not any(compare(x.expected, x.answer, "float32")[1] for x in wrong)
-    return Diagnosis(right, len(wrong), count, changes, suspected, single and subject.dtype == "float64")
+    single = subject.dtype == "float64" and len(wrong) > len(due) / 2 and _in_single(wrong)
+    return Diagnosis(right, len(wrong), count, changes, suspected, single)
+
+
+def _in_single(wrong: list[Asked]) -> bool:
+    """Whether all that is wrong in double precision is right in single."""
+    return not any(compare(x.expected, x.answer, "float32")[1] for x in wrong)
 
 
 def _asked(subject: Subject, contract: Contract, inputs: Inputs, expected: Mapping[str, Exact]) -> Asked | None:

@@ -1,7 +1,6 @@
 """What was found, for people at a terminal and for programs. The page is in `page`."""
 
 import json
-import math
 import re
 import textwrap
 from collections.abc import Iterable
@@ -208,7 +207,7 @@ def _outcome_entry(outcome: Outcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "cases": evidence.cases,
         "worst_error_over_bound": statements.number(evidence.worst),
-        "of_ordinary_cases": None if math.isnan(evidence.ordinary) else statements.number(evidence.ordinary),
+        "of_ordinary_cases": statements.number(evidence.ordinary),
         "seconds": round(outcome.seconds, 3),
         "failures": [
             {"message": f.message, "details": [*f.details], "regimes": [*f.regimes], "call": call_text(f)}

@@ -7,6 +7,7 @@ begins with its kind: in a run that conforms each entry has occurred, and nothin
 import ast
 import datetime
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,7 +65,7 @@ def rows(peer: str, report: dict[str, Any]) -> list[Row]:
 def _row(operation: str, source: str, claims: list[dict[str, Any]], listed: tuple[Deviation, ...]) -> Row:
     here = [d for d in listed if d.claim.partition(".")[0] == operation]
     worst = max(float(claim["worst_error_over_bound"]) for claim in claims)
-    ordinary = [float(x) for claim in claims if (x := claim["of_ordinary_cases"]) is not None]
+    ordinary = [x for claim in claims if not math.isnan(x := float(claim["of_ordinary_cases"]))]
     why = "<br>".join(dict.fromkeys(d.reason for d in here))
     return Row(operation, source, verdict(here), f"{worst:.2g}", f"{max(ordinary):.2g}" if ordinary else "", why)
 
