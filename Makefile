@@ -32,7 +32,7 @@ toy: .venv/ready ## run the exactly solvable worlds: out/toy/index.html has thei
 demo: .venv/ready ## a generated text world with a known reward: tokenizer, SFT, DPO, and how near they come to the truth
 	.venv/bin/python -m gpt_tiny demo --out out/demo --resume
 
-sampled: .venv/ready ## run PPO, RLOO, GRPO and others to their ends in a world that is known exactly: half an hour
+sampled: .venv/ready ## run PPO, RLOO, GRPO and others to their ends in a world that is known exactly: an hour
 	.venv/bin/python -m verify --claims 'sampled.*'
 
 bench: .venv/ready .venv-trl/ready ## work, speed and memory of a training step: plain, fast, and TRL's, side by side
