@@ -77,6 +77,8 @@ def measure(claims: Iterable[Claim], run: Run) -> Iterator[Outcome]:
                 evidence = claim.measure(run, claim.contract)
             except Undeclared as what:
                 reason = f"{what} is not given"
+        if not (reason or evidence.cases):
+            reason = "no case was drawn that it is about"
         verdict = FAILS if evidence.failures else HOLDS if evidence.cases else SKIPPED
         failing |= {claim.contract.name} if verdict == FAILS else set()
         yield Outcome(claim, verdict, evidence, time.monotonic() - began, reason)

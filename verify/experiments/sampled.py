@@ -94,7 +94,7 @@ def ppo(rng: Rng) -> Measured:
     False: So it does without the KL in its reward.
     Source: arXiv:1707.06347v2 eq. 7
     """
-    asked = made("ppo", iterations=2)
+    asked = made("ppo", group_size=64, iterations=2)
     greedy = replace(asked, hyperparameters={**asked.hyperparameters, "beta": 0.0})
     found = ends(rng, asked, 1200)
     return Measured(found.gap, ends(rng, greedy, 300).gap, found.numbers)
