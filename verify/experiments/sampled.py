@@ -28,7 +28,7 @@ BELOW = -1.0  # no gap or distance is below 0, but the interval of a few seeds m
 
 
 class Ends(NamedTuple):
-    """What runs that differ in their seeds alone end with."""
+    """What runs that differ in their seeds alone end with: J's gap on average, or the least of them."""
 
     laws: list[Tensor]  # [P, K] each
     numbers: dict[str, float]  # how long they took
@@ -36,6 +36,10 @@ class Ends(NamedTuple):
     @property
     def gap(self) -> Reading:
         return Reading.mean([world().gap(logps) for logps in self.laws])
+
+    @property
+    def least(self) -> Reading:
+        return Reading(min(map(world().gap, self.laws)))
 
     def distance(self, other: Tensor) -> Reading:
         return Reading.mean([total_variation(logps, other) for logps in self.laws])
@@ -91,13 +95,13 @@ def dr_grpo(rng: Rng) -> Measured:
 @claim("ppo", (BELOW, 0.05), "gap in J(π), of that of the reference, mean over four seeds")
 def ppo(rng: Rng) -> Measured:
     """PPO with a critic that learns beside it comes within 5 % of π*.
-    False: So it does without the KL in its reward.
+    False: So it does without the KL in its reward: the least gap of four seeds.
     Source: arXiv:1707.06347v2 eq. 7
     """
     asked = made("ppo", group_size=64, iterations=2)
     greedy = replace(asked, hyperparameters={**asked.hyperparameters, "beta": 0.0})
     found = ends(rng, asked, 1200)
-    return Measured(found.gap, ends(rng, greedy, 300).gap, found.numbers)
+    return Measured(found.gap, ends(rng, greedy, 300).least, found.numbers)
 
 
 @claim("grpo", (BELOW, 0.1), "total variation to where the expected gradient is 0, of the worst prompt, mean over four seeds")
@@ -128,7 +132,7 @@ def online_dpo(rng: Rng) -> Measured:
     """
     drawn = ends(rng, made("online-dpo", labels="sampled"), seeds=6)
     best = ends(rng, made("online-dpo", labels="best"), 500)
-    return Measured(drawn.gap, Reading(min(map(world().gap, best.laws))), drawn.numbers)
+    return Measured(drawn.gap, best.least, drawn.numbers)
 
 
 @claim("rso", (0.5, 10), "E[R] gained over the reference, of what π* gains, mean over eight seeds")
